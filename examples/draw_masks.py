@@ -1,0 +1,25 @@
+"""Draw the masks that the demo uses: `python examples/draw_masks.py`."""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+MASKS = Path(__file__).parent / "masks"
+
+# name: (size of the photograph, ellipse or rounded box to edit as left, top, right, bottom)
+SHAPES = {
+    "coffee": ((600, 400), (440, 20, 590, 170)),
+}
+
+
+def main() -> None:
+    """Write every mask into examples/masks."""
+    MASKS.mkdir(exist_ok=True)
+    for name, (size, box) in SHAPES.items():
+        mask = Image.new("L", size, 0)
+        ImageDraw.Draw(mask).rounded_rectangle(box, radius=30, fill=255)
+        mask.save(MASKS / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

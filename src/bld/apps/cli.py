@@ -1,0 +1,171 @@
+"""The `bld` command. `--help` imports no torch: whatever needs it is imported inside the commands."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from bld.apps.flags import with_edit_options
+from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
+from bld.options import EditOptions, preset
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="bld",
+    help="Text-guided local editing of photographs: nothing outside the mask changes.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from bld import __version__
+
+        typer.echo(f"bld {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+@with_edit_options
+def edit(
+    *,
+    image: Annotated[Path, typer.Option("--image", "-i", help="the photograph")],
+    mask: Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the pictures")] = Path("outputs"),
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")
+    ] = "mini",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help="paper or fast; single flags go on top")
+    ] = None,
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="write PNGs that do not say how they were made")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print edit.json when done")] = False,
+    changes: dict[str, Any],
+) -> None:
+    """Edit a photograph where the mask is white, as the prompt says."""
+    options = preset(preset_name, **changes) if preset_name else EditOptions(**changes)  # type: ignore[arg-type]
+    if not prompt.strip():
+        raise InvalidInput("the prompt is empty: say what to draw inside the mask")
+    from bld.apps.output import staged, write
+    from bld.apps.progress import quiet_libraries, shown
+    from bld.apps.record import Inputs, record
+    from bld.images import open_photograph, read_mask
+
+    for path, opened in ((image, open_photograph), (mask, read_mask)):
+        opened(path, max_pixels=options.max_pixels)  # says what is wrong before a model is loaded
+    with staged(output) as stage:
+        with shown(quiet=as_json) as (status, progress):
+            status(f"loading {model}")
+            from bld.editor import Editor
+
+            quiet_libraries()
+            editor = Editor.from_pretrained(model, device=device, dtype=dtype)  # type: ignore[arg-type]
+            result = editor.edit(image, mask, prompt, options=options, progress=progress)
+        facts = record(result, Inputs(str(image), str(mask), device, dtype))
+        write(result, facts, stage, metadata=not no_metadata)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{output / 'result.png'}  seed {result.best.seed}, {len(result.candidates)} candidates")
+
+
+@app.command()
+def info(
+    picture: Annotated[Path, typer.Argument(help="a PNG that bld wrote")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the facts as JSON")] = False,
+) -> None:
+    """Say how a picture was made, and the command that makes it again."""
+    from bld.apps.record import changed_inputs, command, read
+
+    facts = read(picture)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    candidate = facts["candidate"]
+    typer.echo(f"prompt     {facts['request']['prompt']}")
+    typer.echo(f"model      {facts['model']['name']} ({facts['model']['revision']})")
+    typer.echo(
+        f"candidate  {candidate['number']} of {facts['request']['candidates']}, seed {candidate['seed']}"
+    )
+    typer.echo(f"background max error {candidate['background_max_error']:g} of 255")
+    for line in (*facts["notes"], *changed_inputs(facts)):
+        typer.echo(f"note       {line}")
+    typer.echo(f"\n{command(facts)}")
+
+
+@app.command()
+def train(
+    part: Annotated[
+        str,
+        typer.Argument(help="autoencoder, text-to-image, judge, export, sheet, or all in order"),
+    ],
+    data: Annotated[Path, typer.Option(help="folder of the training tars")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run")] = Path("runs/mini"),
+    recipe: Annotated[str, typer.Option(help="cpu or tiny")] = "cpu",
+    samples: Annotated[
+        int | None,
+        typer.Option(help="train the part on that many samples instead of the recipe's", min=1),
+    ] = None,
+) -> None:
+    """Train the bundled model, or one part of it. Stopped runs go on where they were."""
+    try:
+        from bld.training.run import start
+    except ImportError as error:
+        raise MissingExtra(
+            f"bld train needs {error.name}: pip install 'blended-latent-diffusion[train]'"
+        ) from error
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    start(part, recipe=recipe, data=data, folder=output, samples=samples)  # type: ignore[arg-type]
+
+
+def main() -> int:
+    """Run the command line. Exit codes: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def fail(message: str, code: int) -> int:
+        errors.print(f"bld: {message}", markup=False)
+        return code
+
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        message = error.format_message().rstrip(".")
+        return fail(f"{message}; see bld --help", BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort, Cancelled):
+        return fail("interrupted", INTERRUPTED)
+    except (InvalidInput, ModelUnavailable, MissingExtra) as error:
+        return fail(str(error), BAD_INPUT)
+    except BldError as error:
+        return fail(str(error), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

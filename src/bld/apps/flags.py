@@ -1,0 +1,70 @@
+"""Command-line flags made from the option fields, so that none declares a default of its own."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from bld.options import FIELDS, flag
+
+GROUPS = {
+    "Pictures": ("candidates", "seed", "batch_size"),
+    "Sampling": ("steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
+    "Mask": ("mask_mode", "invert_mask", "resize_mask", "shrink", "context", "context_pixels"),
+    "Finish": ("reconstruct", "feather"),
+    "Limits": ("max_pixels",),
+}
+WHOLE = ("seed", "feather")  # whole numbers whose default is open
+NUMBERS = ("guidance_scale",)
+
+
+def _kind(name: str) -> type:
+    default = FIELDS[name].default
+    if name in WHOLE:
+        return int
+    if name in NUMBERS:
+        return float
+    return bool if default is None else type(default)
+
+
+def parameter(name: str, group: str) -> inspect.Parameter:
+    """The option as a typer parameter; None means that the user did not give it."""
+    option = FIELDS[name]
+    low, high = option.metadata["low"], option.metadata["high"]
+    kind = _kind(name)
+    spelling = flag(name)
+    if kind is bool and option.default is None:
+        spelling += "/--no-" + name.replace("_", "-")
+    facts = []
+    if option.default not in (None, False, ""):
+        facts.append(f"default {option.default}")
+    if kind in (int, float) and name != "seed":
+        facts.append(f"{low} to {high}" if high else f"from {low}")
+    help_text = option.metadata["help"] + (f" ({'; '.join(facts)})" if facts else "")
+    annotation = Annotated[
+        kind | None,  # type: ignore[valid-type]
+        typer.Option(
+            spelling,
+            help=help_text,
+            show_default=False,
+            rich_help_panel=group,
+        ),
+    ]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def with_edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one flag per field of EditOptions; it gets the given ones as `changes`."""
+    extra = [parameter(name, group) for group, names in GROUPS.items() for name in names]
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "changes"]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> Any:
+        changes = {p.name: given.pop(p.name) for p in extra}
+        return command(**given, changes={k: v for k, v in changes.items() if v is not None})
+
+    wrapped.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in (*own, *extra)}
+    return wrapped

@@ -1,0 +1,99 @@
+"""The folder that an edit leaves: pictures, contact sheet and edit.json, all of it or nothing."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bld.apps.record import text_chunk
+from bld.editor import EditResult
+from bld.errors import InvalidInput
+from bld.images import Photograph, save_png, to_pil, write_text_atomic
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ENTRIES = ("candidates", "result.png", "grid.png", "edit.json")
+TILE, COLUMNS = 256, 6  # grid: largest side of a tile in px, tiles in a row
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its place as `folder` when the block ends well.
+
+    What an earlier edit left there is replaced, other files stay. If the block fails, or is
+    interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise InvalidInput(f"--output {folder}: a file of that name is in the way")
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InvalidInput(
+            f"--output {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    try:
+        yield stage
+        stage.chmod(0o755)
+        _take_place(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _take_place(stage: Path, folder: Path) -> None:
+    if not folder.exists():
+        stage.replace(folder)
+        return
+    for entry in ENTRIES:
+        if (folder / entry).is_dir():
+            shutil.rmtree(folder / entry)
+        (stage / entry).replace(folder / entry)
+
+
+def write(result: EditResult, facts: dict[str, Any], folder: Path, *, metadata: bool) -> None:
+    """Write result.png, candidates/00.png ..., grid.png and edit.json into `folder`."""
+    (folder / "candidates").mkdir()
+    for number, candidate in enumerate(result.candidates):
+        text = text_chunk(facts, number) if metadata else None
+        path = folder / "candidates" / f"{number:02d}.png"
+        save_png(path, candidate.photograph, text=text)
+        if number == 0:
+            shutil.copyfile(path, folder / "result.png")
+    grid(result).save(folder / "grid.png")
+    write_text_atomic(folder / "edit.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def grid(result: EditResult) -> "Image.Image":
+    """Input, mask, the autoencoder's round trip and every candidate with its seed, side by side."""
+    from PIL import Image, ImageDraw
+
+    mask = np.repeat((result.mask * 255).astype(np.uint8)[..., None], 3, axis=2)
+    tiles = [
+        ("photograph", result.photograph),
+        ("mask", Photograph(mask)),
+        ("autoencoder", result.round_trip),
+        *((f"{i}: seed {c.seed}", c.photograph) for i, c in enumerate(result.candidates)),
+    ]
+    height, width = result.photograph.size
+    scale = TILE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    columns, gap, line = min(COLUMNS, len(tiles)), 8, 16
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (gap + columns * (size[0] + gap), gap + rows * (size[1] + line + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (label, photograph) in enumerate(tiles):
+        x = gap + i % columns * (size[0] + gap)
+        y = gap + i // columns * (size[1] + line + gap)
+        tile = to_pil(photograph).convert("RGBA").resize(size, Image.Resampling.LANCZOS)
+        sheet.paste(tile, (x, y), tile)
+        draw.text((x, y + size[1] + 2), label, fill="black")
+    return sheet

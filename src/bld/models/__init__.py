@@ -1,0 +1,1 @@
+"""Model families, behind the seam of `bld.models.base`."""

@@ -1,0 +1,67 @@
+"""The seam between the method and the models: levels, steps, and what a latent model offers.
+
+A family turns its network into a `Trajectory`; the blending loop never asks what the network predicts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+
+from bld.options import EditOptions
+
+
+class Level(NamedTuple):
+    """A noise level: `signal * z + sigma * eps`. Covers DDIM-like and flow-matching models alike."""
+
+    signal: float
+    sigma: float
+
+    def noise(self, z: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+        """Z noised to this level in one step; exactly z at the clean level (1, 0)."""
+        return self.signal * z + self.sigma * eps
+
+
+CLEAN = Level(1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step: `denoise` takes z (b c h w) on `level_in` to z on `level_out`."""
+
+    level_in: Level
+    level_out: Level
+    denoise: Callable[[torch.Tensor], torch.Tensor]
+
+
+Trajectory = Sequence[Step]
+
+
+class LatentModel(Protocol):
+    """A text-to-image latent diffusion model, loaded and ready. Read-only during an edit."""
+
+    name: str  # as the user gave it
+    revision: str  # of the weights: a hub commit or a digest
+    native_size: int  # side of the pictures it was trained on, px
+    latent_factor: int  # pixels per latent cell, along one side
+    multiple: int  # sides of a picture must divide by this, px
+    guidance_scale: float  # the value it is at its best with
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """E(x): image b 3 h w in [-1, 1] to latents b c h/f w/f (posterior mean, unit scale)."""
+        ...
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """D(z): latents to images b 3 h w, about [-1, 1], not clamped."""
+        ...
+
+    def excess(self, prompt: str) -> str:
+        """The end of the prompt that the model would not read; "" if it reads all of it."""
+        ...
+
+    def trajectory(self, prompt: str, options: EditOptions) -> Trajectory:
+        """The steps from the start level that `options.strength` names down to clean; a fresh list
+        per call, guidance included. `options` must be resolved.
+        """
+        ...

@@ -1,0 +1,83 @@
+"""From a model's name to a model: the bundled one, a folder, or a repository of the hub."""
+
+from pathlib import Path
+
+import torch
+
+from bld.errors import InvalidInput, ModelUnavailable
+from bld.models.base import LatentModel
+from bld.options import DType
+
+BUNDLED = Path(__file__).parent
+BUNDLED_NAMES = ("mini",)
+
+
+def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> LatentModel:
+    """Load a model by name ("mini"), by path of a diffusers folder, or by hub id ("owner/name").
+
+    device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32
+    on a CPU and float16 elsewhere. Raises ModelUnavailable with what is wrong and what would be right.
+    """
+    from bld.models.unet import UNetModel
+
+    where = pick_device(device)
+    precision = pick_dtype(dtype, where)
+    return UNetModel(find(name), name=name, device=where, dtype=precision)
+
+
+def find(name: str) -> Path:
+    """The folder of a model; downloads a hub repository unless HF_HUB_OFFLINE says not to."""
+    if name in BUNDLED_NAMES:
+        return BUNDLED / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelUnavailable(f"model {name}: a file; give the folder of a diffusers model")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelUnavailable(
+            f"unknown model {name}: give {' or '.join(BUNDLED_NAMES)}, the folder of a diffusers model, "
+            "or a hub id such as owner/name"
+        )
+    return _fetch(name)
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.txt", "*.safetensors"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelUnavailable(
+            f"model {name}: no folder of that name, and the hub does not give it "
+            f"({type(error).__name__}); check the name, the network and HF_HUB_OFFLINE"
+        ) from error
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a name. Raises InvalidInput if it does not exist here."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidInput(f"--device {device}: not usable here ({reason}); try --device cpu") from error
+    return found
+
+
+def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """The precision of a name; float16 is refused on a CPU, where it is slow and incomplete."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    if dtype == "float16" and device.type == "cpu":
+        raise InvalidInput("--dtype float16 on a CPU: use float32 or bfloat16")
+    precisions = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in precisions:
+        raise InvalidInput(f"--dtype {dtype}: choose one of auto, {', '.join(precisions)}")
+    return precisions[dtype]

@@ -1,0 +1,150 @@
+"""Every option of an edit: the only source of defaults, ranges and help texts.
+
+The command line, the tests and later front ends read these fields; none declares a default of its own.
+In `EditOptions` None means "choose for me"; `resolve` fills in what an edit runs with.
+"""
+
+import dataclasses
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from bld.errors import InvalidInput
+
+MaskMode = Literal["auto", "luminance", "alpha"]
+Reconstruction = Literal["none", "stitch"]
+Preset = Literal["paper", "fast"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+MAX_SEED = 2**63 - 1
+
+
+def _option(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, flag: str = ""
+) -> Any:
+    """A field with its help text, its inclusive range and, where it differs, its command-line flag."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "flag": flag})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditOptions:
+    """What may be asked of an edit beside picture, mask and prompt.
+
+    Raises InvalidInput at construction for a value out of range, so a bad request cannot exist.
+    """
+
+    candidates: int = _option(4, "how many pictures to make", low=1, high=256)
+    seed: int | None = _option(
+        None, "seed of the first candidate, the next ones count up; drawn and reported if left out",
+        low=0, high=MAX_SEED - 256,
+    )  # fmt: skip
+    steps: int = _option(50, "denoising steps of the full schedule", low=1, high=1000)
+    strength: float = _option(
+        1.0, "where to start: 1 from pure noise, less keeps more of what is there", low=0.01, high=1
+    )
+    guidance_scale: float | None = _option(
+        None, "how closely to follow the prompt; the model's own value if left out", low=1, high=50
+    )
+    negative_prompt: str = _option("", "what the picture should not show")
+    reconstruct: Reconstruction = _option(
+        "stitch",
+        "background: stitch keeps every pixel outside the mask, none is the decoder's picture as it is",
+    )
+    feather: int | None = _option(
+        None,
+        "width of stitch's soft edge, inside the mask, in pixels of the photograph; half a latent "
+        "cell if left out",
+        low=0,
+        high=512,
+    )
+    shrink: bool | None = _option(
+        None,
+        "start from a grown mask and shrink it (for thin masks); on if the mask is at most 2 of 32 "
+        "latent cells thick",
+    )
+    mask_mode: MaskMode = _option(
+        "auto",
+        "what of the mask file counts: its luminance (white = edit) or its alpha (opaque = edit)",
+    )
+    invert_mask: bool = _option(False, "edit where the mask says keep")
+    resize_mask: bool = _option(False, "scale a mask of another size to the photograph's")
+    context: float = _option(
+        1.2,
+        "side of the region the model works on, as a multiple of the mask's box",
+        low=1,
+        high=16,
+    )
+    context_pixels: int = _option(
+        32, "least context around the mask's box, both sides together, in pixels of the model",
+        low=0, high=1024,
+    )  # fmt: skip
+    truncate_prompt: bool = _option(False, "cut a prompt that is longer than the model reads")
+    max_pixels: int = _option(
+        100_000_000,
+        "largest picture to open, in pixels: a guard against decompression bombs",
+        low=1,
+    )
+    batch_size: int = _option(
+        4,
+        "candidates denoised together; changes speed and memory, not the pictures",
+        low=1,
+        high=256,
+    )
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            check(option.name, getattr(self, option.name))
+
+
+FIELDS = {option.name: option for option in dataclasses.fields(EditOptions)}
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    # Section 5 of the paper: 50 DDIM steps, guidance 5, 24 candidates.
+    "paper": {"steps": 50, "guidance_scale": 5.0, "candidates": 24, "strength": 1.0},
+    "fast": {"steps": 20, "candidates": 2},
+}
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of an option, as in messages: "--guidance-scale"."""
+    return "--" + name.replace("_", "-")
+
+
+def check(name: str, value: Any) -> None:
+    """Raise InvalidInput if `value` is not one that the option `name` takes."""
+    option = FIELDS[name]
+    if value is None and option.default is None:
+        return
+    choices = {"reconstruct": Reconstruction, "mask_mode": MaskMode}.get(name)
+    if choices and value not in get_args(choices):
+        raise InvalidInput(f"{flag(name)} {value}: choose one of {', '.join(get_args(choices))}")
+    if isinstance(value, bool | str):
+        return
+    low, high = option.metadata["low"], option.metadata["high"]
+    whole = isinstance(option.default, int) or name in ("seed", "feather")
+    if not isinstance(value, int | float) or (whole and not isinstance(value, int)):
+        kind = "a whole number" if whole else "a number"
+        raise InvalidInput(f"{flag(name)} {value!r}: expected {kind}")
+    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+        span = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise InvalidInput(f"{flag(name)} {value}: expected {span}")
+
+
+def preset(name: Preset, **changes: Any) -> EditOptions:
+    """The options of a preset, with explicit changes on top."""
+    if name not in PRESETS:
+        raise InvalidInput(f"--preset {name}: choose one of {', '.join(PRESETS)}")
+    return EditOptions(**{**PRESETS[name], **changes})
+
+
+def resolve(options: EditOptions, *, guidance_scale: float, shrink: bool, feather: int) -> EditOptions:
+    """`options` with every open choice made (a seed is drawn if none came), so that it can be rerun."""
+    seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
+    return dataclasses.replace(
+        options,
+        seed=seed,
+        shrink=shrink if options.shrink is None else options.shrink,
+        feather=feather if options.feather is None else options.feather,
+        guidance_scale=guidance_scale if options.guidance_scale is None else options.guidance_scale,
+    )

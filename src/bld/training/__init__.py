@@ -1,0 +1,1 @@
+"""How the bundled models are made: `bld train`. See docs/training.md."""

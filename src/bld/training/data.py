@@ -1,0 +1,132 @@
+"""Reading the training material: cut-outs, scenery and photographs from their webdataset tars."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bld.errors import InvalidInput
+from bld.training.vocabulary import Name
+
+FLUENT, NOTO = "sprites-fluent3d-256.tar", "sprites-noto-256.tar"
+SCENERY = "backgrounds-1024.tar"
+PHOTOGRAPHS = ("photos-grocery-256.tar", "photos-clothing-256.tar")
+
+SPRITE_SIDE = 160  # canvas of a cut-out, px; its long side fills SPRITE_FILL of it
+SPRITE_FILL = 0.9
+HELD_OUT_SCENES = 8  # of 43: the last ones by name are for evaluation only
+PHOTO_SIDE = 192  # photographs are kept at this side, px
+
+
+@dataclass(frozen=True)
+class Sprites:
+    """Cut-outs of the vocabulary, each trimmed to its outline and centred on a square canvas.
+
+    rgba: n 4 SPRITE_SIDE SPRITE_SIDE, uint8, colours premultiplied by alpha.
+    name: n, int64, index into the vocabulary. extent: n 2, half height and half width of the outline
+    as a share of the canvas. flies: n, bool.
+    """
+
+    rgba: torch.Tensor
+    name: torch.Tensor
+    extent: torch.Tensor
+    flies: torch.Tensor
+    keywords: dict[str, tuple[str, ...]]
+
+
+def samples(tar: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
+    """(key, picture, facts) of a webdataset tar, in the tar's order.
+
+    Raises InvalidInput if the tar is missing.
+    """
+    if not tar.is_file():
+        raise InvalidInput(f"no training data at {tar}: name its folder with --data")
+    with tarfile.open(tar) as archive:
+        pictures: dict[str, bytes] = {}
+        for member in archive:
+            key, _, ending = member.name.rpartition(".")
+            content = archive.extractfile(member)
+            if content is None:
+                continue
+            if ending == "json":
+                yield key, Image.open(io.BytesIO(pictures.pop(key))), json.load(content)
+            else:
+                pictures[key] = content.read()
+
+
+def trimmed(picture: Image.Image) -> tuple[np.ndarray, tuple[float, float]]:
+    """A cut-out on the standard canvas: (h w 4 uint8 premultiplied, (half height, half width))."""
+    rgba = picture.convert("RGBA")
+    box = rgba.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox() or (0, 0, *rgba.size)
+    rgba = rgba.crop(box).convert("RGBa")  # premultiplied, so that resampling leaves no dark fringe
+    scale = SPRITE_FILL * SPRITE_SIDE / max(rgba.size)
+    width, height = (max(1, round(side * scale)) for side in rgba.size)
+    rgba = rgba.resize((width, height), Image.Resampling.BICUBIC)
+    canvas = np.zeros((SPRITE_SIDE, SPRITE_SIDE, 4), np.uint8)
+    top, left = (SPRITE_SIDE - height) // 2, (SPRITE_SIDE - width) // 2
+    canvas[top : top + height, left : left + width] = np.asarray(rgba)
+    return canvas, (height / SPRITE_SIDE / 2, width / SPRITE_SIDE / 2)
+
+
+def load_sprites(data: Path, names: tuple[Name, ...], tars: tuple[str, ...] = (FLUENT,)) -> Sprites:
+    """The cut-outs that show `names`, and the keywords that belong to one name alone."""
+    index = {name.sprite: i for i, name in enumerate(names)}
+    found = [
+        (index[facts["caption"]], *trimmed(picture), tuple(facts["keywords"]))
+        for tar in tars
+        for _, picture, facts in samples(data / tar)
+        if facts["caption"] in index
+    ]
+    missing = set(range(len(names))) - {i for i, *_ in found}
+    if missing:
+        raise InvalidInput(f"no cut-out shows {', '.join(names[i].name for i in sorted(missing))}")
+    owners: dict[str, set[int]] = {}
+    for i, _, _, words in found:
+        for word in words:
+            owners.setdefault(word.lower(), set()).add(i)
+    own = {
+        names[i].name: tuple(sorted(w for w, who in owners.items() if who == {i})) for i in range(len(names))
+    }
+    return Sprites(
+        rgba=torch.from_numpy(np.stack([c for _, c, _, _ in found]).transpose(0, 3, 1, 2).copy()),
+        name=torch.tensor([i for i, *_ in found]),
+        extent=torch.tensor([extent for _, _, extent, _ in found], dtype=torch.float32),
+        flies=torch.tensor([names[i].flies for i, *_ in found]),
+        keywords=own,
+    )
+
+
+def load_scenery(data: Path, *, held_out: bool, short_side: int = 512) -> list[np.ndarray]:
+    """Scenery photographs, h w 3 uint8 with the given short side; the training or the held-out part."""
+    scenes = sorted(samples(data / SCENERY), key=lambda sample: sample[0])
+    chosen = scenes[-HELD_OUT_SCENES:] if held_out else scenes[:-HELD_OUT_SCENES]
+    pictures = []
+    for _, picture, _ in chosen:
+        scale = short_side / min(picture.size)
+        size = (round(picture.width * scale), round(picture.height * scale))
+        pictures.append(np.asarray(picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)))
+    return pictures
+
+
+def load_photographs(data: Path, *, every: int = 1) -> np.ndarray:
+    """Photographs of fruit, vegetables and clothes: n PHOTO_SIDE PHOTO_SIDE 3, uint8, centre-cropped.
+
+    Nine in ten are for training; each tenth is left out here and never trained on.
+    """
+    kept = []
+    for tar in PHOTOGRAPHS:
+        for number, (_, picture, _) in enumerate(samples(data / tar)):
+            if number % 10 == 9 or number % every:
+                continue
+            side = min(picture.size)
+            left, top = (picture.width - side) // 2, (picture.height - side) // 2
+            square = picture.convert("RGB").crop((left, top, left + side, top + side))
+            kept.append(np.asarray(square.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)))
+    return np.stack(kept)

@@ -1,0 +1,75 @@
+"""From a training run to the bundled model: a stock diffusers folder in float16."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bld.errors import InvalidInput
+
+CLASSES = {
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "scheduler": ("diffusers", "DDIMScheduler"),
+}
+
+
+def export(run: Path, target: Path, *, guidance_scale: float) -> None:
+    """Write the parts in `run` as one model folder that StableDiffusionPipeline loads.
+
+    The folder appears whole or not at all. Raises InvalidInput if a part has not been trained yet.
+    """
+    missing = [part for part in CLASSES if not (run / part).is_dir()]
+    if missing:
+        raise InvalidInput(f"{run} has no {', '.join(missing)} yet: train it first")
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for part in CLASSES:
+        shutil.copytree(run / part, fresh / part)
+        for weights in (fresh / part).glob("*.safetensors"):
+            _halve(weights, prefix="text_model." if part == "text_encoder" else "")
+    _state_dtype(fresh / "text_encoder" / "config.json")
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.1",
+        "_bld_guidance_scale": guidance_scale,
+        **{part: list(names) for part, names in CLASSES.items()},
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+    }
+    (fresh / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    if (run / "judge").is_dir():
+        shutil.copytree(run / "judge", fresh / "judge")
+        for weights in (fresh / "judge").glob("*.safetensors"):
+            _halve(weights, prefix="")
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.replace(target)
+
+
+def _halve(weights: Path, *, prefix: str) -> None:
+    """Rewrite a safetensors file in float16, with keys under `prefix`.
+
+    transformers 5 leaves "text_model." out of the keys of a CLIP text encoder; with it, version 4
+    loads the file too.
+    """
+    tensors = {
+        (key if key.startswith(prefix) else prefix + key): (
+            value.to(torch.float16) if value.is_floating_point() else value
+        ).contiguous()
+        for key, value in load_file(weights).items()
+    }
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def _state_dtype(config: Path) -> None:
+    """Say float32: transformers would otherwise run the file's float16 beside diffusers' float32."""
+    facts = json.loads(config.read_text(encoding="utf-8"))
+    facts["dtype"] = facts["torch_dtype"] = "float32"
+    config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,105 @@
+"""The judge: a small classifier that says what stands in a picture. For evaluation only.
+
+It shares nothing with the generator: another architecture, both styles of cut-outs, its own
+backgrounds, seeds and augmentations. It never ranks or chooses, or it would stop being a judge.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from bld.training.composites import Composites, Compositor
+from bld.training.loop import Run
+from bld.training.recipes import Recipe
+from bld.training.vocabulary import Name
+
+log = logging.getLogger(__name__)
+BACKGROUND = "background"
+
+
+def build(names: tuple[Name, ...]) -> ResNetForImageClassification:
+    """An untrained residual network over all names and "background"."""
+    labels = [name.name for name in names] + [BACKGROUND]
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=32,
+            hidden_sizes=[32, 64, 128, 192],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+        )
+    )
+
+
+def zoom(image: torch.Tensor, box: torch.Tensor, side: int) -> torch.Tensor:
+    """Cut boxes (b 4: top, left, bottom, right in [0,1]) out of b 3 s s, squared up, as b 3 side side."""
+    centre = (box[:, :2] + box[:, 2:]) / 2
+    half = (box[:, 2:] - box[:, :2]).amax(1) / 2
+    line = (torch.arange(2 * side, device=image.device) + 0.5) / side - 1
+    y = centre[:, 0, None] + half[:, None] * line
+    x = centre[:, 1, None] + half[:, None] * line
+    grid = torch.stack([x[:, None].expand(-1, 2 * side, -1), y[:, :, None].expand(-1, -1, 2 * side)], -1)
+    sampled = F.grid_sample(image, grid * 2 - 1, padding_mode="reflection", align_corners=False)
+    return F.avg_pool2d(sampled, 2)
+
+
+def object_boxes(drawn: Composites, generator: torch.Generator) -> torch.Tensor:
+    """The objects' boxes, jittered as a user's mask would be; random boxes in empty scenes."""
+    seen = drawn.alpha[:, 0] > 0.1
+    size = seen.shape[-1]
+    edges = []
+    for axis in (2, 1):
+        line = seen.any(axis).float()
+        edges += [line.argmax(1), size - line.flip(1).argmax(1)]
+    top, bottom, left, right = (edge.float() / size for edge in edges)
+    box = torch.stack([top, left, bottom, right], 1)
+    anywhere = 0.2 + 0.3 * torch.rand(len(box), 2, generator=generator)
+    box = torch.where((drawn.name >= 0)[:, None], box, torch.cat([anywhere, anywhere + 0.4], 1))
+    extent = (box[:, 2:] - box[:, :2]).repeat(1, 2)
+    grow = extent * torch.tensor([-1.0, -1.0, 1.0, 1.0]) * 0.2 * torch.rand(len(box), 1, generator=generator)
+    shift = 0.1 * (2 * torch.rand(len(box), 2, generator=generator) - 1)
+    return box + grow + extent * shift.repeat(1, 2)
+
+
+def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Contrast, tint, softness and grain: what a decoder may do to a picture. x: b 3 s s, [0,1]."""
+    b = len(x)
+    gain = 0.75 + 0.5 * torch.rand(b, 3, 1, 1, generator=generator)
+    x = (x - 0.5) * gain + 0.5 + 0.1 * torch.randn(b, 1, 1, 1, generator=generator)
+    soft = F.interpolate(F.avg_pool2d(x, 4), scale_factor=4, mode="bilinear", align_corners=False)
+    x = x + torch.rand(b, 1, 1, 1, generator=generator) * (soft - x)
+    return (x + 0.03 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+
+def classify(judge: ResNetForImageClassification, image: torch.Tensor) -> torch.Tensor:
+    """Logits b names+1 for pictures b 3 side side in [0, 1]."""
+    logits: torch.Tensor = judge(image * 2 - 1).logits
+    return logits
+
+
+def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folder: Path) -> None:
+    """Train the judge; writes `folder/judge`. Its accuracy on fresh composites is logged."""
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed + 3)
+    r, judge = recipe.judge, build(names)
+    run = Run(folder, "judge", {"judge": judge}, generator, r.samples, r.batch, r.learning_rate)
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = compositor.draw(r.batch, generator)
+        crops = zoom(drawn.image, object_boxes(drawn, generator), r.side)
+        return augment(crops, generator), torch.where(drawn.name < 0, len(names), drawn.name)
+
+    def step() -> torch.Tensor:
+        image, label = batch()
+        return F.cross_entropy(classify(judge, image), label, label_smoothing=0.1)
+
+    run.train(step)
+    run.averaged("judge")
+    with torch.no_grad():
+        hits = [(classify(judge, x).argmax(1) == y).float().mean() for x, y in (batch() for _ in range(16))]
+    log.info("judge: %.1f %% of fresh composites named right", 100 * float(torch.stack(hits).mean()))
+    judge.save_pretrained(folder / "judge")

@@ -1,0 +1,155 @@
+"""What every training run shares: schedule, weight averages, checkpoints and a loss curve."""
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+SECONDS_BETWEEN_CHECKPOINTS = 180
+STEPS_BETWEEN_LOGS = 50
+log_ = logging.getLogger(__name__)
+
+
+def rate(done: float, *, warmup: float, decay_from: float = 0.7) -> float:
+    """Learning-rate factor after the share `done` of a run: linear warm-up, constant, linear to 0."""
+    if done < warmup:
+        return done / warmup
+    return min(1.0, max(0.0, (1 - done) / (1 - decay_from)))
+
+
+class Average:
+    """Power-function average of a module's weights (EDM2, relative width about 0.1 for gamma 6.94)."""
+
+    def __init__(self, module: nn.Module, gamma: float = 6.94) -> None:
+        self.module, self.gamma = module, gamma
+        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        keep = (1 - 1 / (step + 1)) ** (self.gamma + 1)
+        for key, value in self.module.state_dict().items():
+            self.weights[key].lerp_(value.to(self.weights[key].dtype), 1 - keep)
+
+
+@dataclass
+class Run:
+    """One resumable training run. `step(batch_number)` returns a loss tensor; the rest is here.
+
+    The checkpoint holds weights, averages, optimiser, the generator that draws the data and the count,
+    so a run that is stopped at any minute goes on as if it had not been (CPU runs: bit for bit).
+    """
+
+    folder: Path
+    name: str
+    modules: dict[str, nn.Module]
+    generator: torch.Generator
+    samples: int
+    batch: int
+    learning_rate: float
+    warmup: float = 0.02
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.parameters = parameters
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=self.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=True,
+        )
+        self.averages = {k: Average(m) for k, m in self.modules.items()}
+        self.done = 0
+        self.checkpoint = self.folder / f"{self.name}.pt"
+        if self.checkpoint.exists():
+            self.load()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "done": self.done,
+            "modules": {k: m.state_dict() for k, m in self.modules.items()},
+            "averages": {k: a.weights for k, a in self.averages.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+
+    def save(self) -> None:
+        temporary = self.checkpoint.with_suffix(".tmp")
+        torch.save(self.state(), temporary)
+        temporary.replace(self.checkpoint)
+
+    def load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.done = state["done"]
+        for key, module in self.modules.items():
+            module.load_state_dict(state["modules"][key])
+            self.averages[key].weights = state["averages"][key]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+
+    def train(self, step: Callable[[], torch.Tensor], *, watch: Callable[[int], None] | None = None) -> None:
+        """Run until `samples` are done. `watch(done)` is called at every checkpoint."""
+        started, saved = time.monotonic(), time.monotonic()
+        losses: list[torch.Tensor] = []
+        while self.done < self.samples:
+            factor = rate(self.done / self.samples, warmup=self.warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * max(factor, 1e-3)
+            loss = step()
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            if torch.isfinite(norm):  # one bad batch must not end a night's run
+                self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.done += self.batch
+            number = self.done // self.batch
+            for average in self.averages.values():
+                average.update(number)
+            losses.append(loss.detach())
+            if number % STEPS_BETWEEN_LOGS == 0:
+                self.log(losses, factor, time.monotonic() - started)
+                losses = []
+            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                self.save()
+                saved = time.monotonic()
+                if watch:
+                    watch(self.done)
+        self.save()
+
+    def log(self, losses: Iterable[torch.Tensor], factor: float, seconds: float) -> None:
+        """One row of the loss curve, and the same on the screen."""
+        mean = float(torch.stack(list(losses)).float().mean())
+        path = self.folder / f"{self.name}.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["samples", "loss", "learning_rate", "seconds"])
+            writer.writerow(
+                [self.done, f"{mean:.6f}", f"{factor * self.learning_rate:.2e}", f"{seconds:.0f}"]
+            )
+        log_.info("%s: %d of %d samples, loss %.4f", self.name, self.done, self.samples, mean)
+
+    def averaged(self, key: str) -> nn.Module:
+        """The module with its averaged weights put in place (training weights are overwritten)."""
+        module = self.modules[key]
+        module.load_state_dict(self.averages[key].weights)
+        return module.eval()
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean over pictures of the peak signal-to-noise ratio, dB, for values in [0,1]."""
+    error = (a.clamp(0, 1) - b.clamp(0, 1)).square().mean((1, 2, 3)).clamp(min=1e-10)
+    return float((-10 * error.log10()).mean()) if not math.isnan(float(error.sum())) else math.nan

@@ -1,0 +1,95 @@
+"""The recipes of the bundled models: every size, rate and length of training, in one place."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+    """An f8 AutoencoderKL with 4 latent channels, trained on crops of composites."""
+
+    channels: tuple[int, ...]
+    groups: int
+    samples: int  # crops seen in all
+    batch: int = 16
+    crop: int = 64  # px
+    learning_rate: float = 8e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToImage:
+    """A UNet with cross-attention and its text encoder, trained together on latents of composites."""
+
+    channels: tuple[int, ...]
+    groups: int
+    samples: int  # latents seen in all, each with fresh noise
+    text_width: int = 256
+    text_layers: int = 2
+    tokens: int = 24
+    vocabulary: int = 1536
+    batch: int = 48
+    bank: int = 12_288  # latents kept; each serves `reuse` times before it is replaced
+    reuse: int = 8
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A small residual classifier of object crops, for evaluation only."""
+
+    samples: int
+    side: int = 64  # px
+    batch: int = 64
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that `bld train` needs to make one bundled model."""
+
+    size: int  # px, the side of the model's pictures
+    autoencoder: Autoencoder
+    text_to_image: TextToImage
+    judge: Judge
+    backgrounds: int = 6_000  # crops in the background pool
+    guidance_scale: float = 3.0  # what the model is at its best with, measured
+    seed: int = 0
+
+
+RECIPES: dict[str, Recipe] = {
+    # Two CPU cores, about four hours.
+    "cpu": Recipe(
+        size=128,
+        autoencoder=Autoencoder(channels=(16, 32, 64, 128), groups=8, samples=50_000),
+        text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=300_000),
+        judge=Judge(samples=60_000),
+    ),
+    # A few seconds: the whole path with real parts, for tests and for rehearsing a long run.
+    "tiny": Recipe(
+        size=64,
+        autoencoder=Autoencoder(channels=(8, 8, 16, 16), groups=4, samples=64, crop=32, batch=8),
+        text_to_image=TextToImage(
+            channels=(32, 32, 64),
+            groups=8,
+            samples=64,
+            text_width=32,
+            batch=8,
+            bank=64,
+            vocabulary=640,
+        ),
+        judge=Judge(samples=64, batch=16),
+        backgrounds=32,
+    ),
+}
+
+SCHEDULER: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": True,
+}

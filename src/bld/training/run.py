@@ -1,0 +1,100 @@
+"""`bld train`: one command per part, each resumable, and all of them in order."""
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bld.errors import InvalidInput
+from bld.models.load import BUNDLED
+from bld.training import autoencoder, judge, text_to_image
+from bld.training.composites import Compositor, background_pool
+from bld.training.data import FLUENT, NOTO, load_photographs, load_scenery, load_sprites
+from bld.training.export import export
+from bld.training.recipes import RECIPES, Recipe
+from bld.training.vocabulary import Name, vocabulary
+
+log = logging.getLogger(__name__)
+Part = Literal["autoencoder", "text-to-image", "judge", "export", "sheet", "all"]
+MADE = {"autoencoder": "vae", "text-to-image": "unet", "judge": "judge"}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of a recipe: data in, a folder of checkpoints and parts out."""
+
+    recipe: Recipe
+    data: Path
+    folder: Path
+
+    @cached_property
+    def names(self) -> tuple[Name, ...]:
+        return vocabulary()
+
+    def compositor(self, seed: int, *, tars: tuple[str, ...] = (FLUENT,)) -> Compositor:
+        """A source of composites; another seed has other background crops."""
+        scenes = load_scenery(self.data, held_out=False)
+        photographs = load_photographs(self.data, every=2)
+        r = self.recipe
+        pool = background_pool(scenes, photographs, r.backgrounds, r.size, r.seed + seed)
+        return Compositor(load_sprites(self.data, self.names, tars), pool)
+
+    def autoencoder(self) -> None:
+        autoencoder.train(self.recipe, self.compositor(0), self.folder)
+
+    def text_to_image(self) -> None:
+        from diffusers import AutoencoderKL
+
+        if not (self.folder / "vae").is_dir():
+            raise InvalidInput(f"{self.folder} has no vae yet: run bld train autoencoder first")
+        vae: Any = AutoencoderKL.from_pretrained(self.folder / "vae")
+        vae = vae.to(memory_format=torch.channels_last)
+        text_to_image.train(self.recipe, self.compositor(7), vae, self.names, self.folder)
+
+    def judge(self) -> None:
+        judge.train(self.recipe, self.compositor(13, tars=(FLUENT, NOTO)), self.names, self.folder)
+
+    def export(self) -> None:
+        target = self.folder / "model"
+        export(self.folder, target, guidance_scale=self.recipe.guidance_scale)
+        log.info("model written to %s; the bundled one lies at %s", target, BUNDLED / "mini")
+
+    def sheet(self) -> None:
+        from transformers import ResNetForImageClassification
+
+        from bld.editor import Editor
+        from bld.training import sheet
+
+        model = self.folder / "model"
+        critic = ResNetForImageClassification.from_pretrained(model / "judge", dtype=torch.float32)
+        editor = Editor.from_pretrained(str(model))
+        exams = sheet.examine(editor, critic.eval(), self.names, self.data, count=64, seed=0)
+        shares = sheet.write(exams, self.folder)
+        log.info("sheet: %s", ", ".join(f"{k} {100 * v:.1f} %" for k, v in shares.items()))
+
+    def run(self, part: Part) -> None:
+        """Run a part, or all of them in order; parts that are done are skipped by "all"."""
+        torch.set_flush_denormal(True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        order = ("autoencoder", "text-to-image", "judge", "export", "sheet")
+        for name in order if part == "all" else (part,):
+            if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
+                log.info("%s: already there", name)
+                continue
+            getattr(self, name.replace("-", "_"))()
+
+
+def start(part: Part, *, recipe: str, data: Path, folder: Path, samples: int | None) -> None:
+    """Run `part` of the named recipe. `samples` lengthens or shortens the part's training."""
+    if recipe not in RECIPES:
+        raise InvalidInput(f"--recipe {recipe}: choose one of {', '.join(RECIPES)}")
+    chosen = RECIPES[recipe]
+    if samples is not None:
+        field = part.replace("-", "_")
+        if field not in ("autoencoder", "text_to_image", "judge"):
+            raise InvalidInput(f"--samples goes with a part that trains, not with {part}")
+        chosen = replace(chosen, **{field: replace(getattr(chosen, field), samples=samples)})
+    Training(chosen, data, folder).run(part)

@@ -1,0 +1,265 @@
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bld.apps import cli
+from bld.apps.flags import GROUPS, with_edit_options
+from bld.options import FIELDS
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bld", *map(str, words)])
+        capsys.readouterr()
+        code = cli.main()
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def edit(bld: Run, model: Path, photo: Path, mask: Path, tmp_path: Path) -> Run:
+    """`bld edit` with everything it needs; words given later win."""
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        given = {
+            "--image": photo,
+            "--mask": mask,
+            "--prompt": "a guitar",
+            "--model": model,
+            "--output": tmp_path / "out",
+            "--steps": 3,
+            "--candidates": 2,
+        }
+        return bld("edit", *(w for pair in given.items() for w in pair), *words)
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+# --- what it leaves ---
+
+
+def test_edit_leaves_its_folder_and_the_background_alone(
+    edit: Run, photo: Path, mask: Path, tmp_path: Path
+) -> None:
+    code, out, _ = edit("--seed", 5)
+    assert code == 0
+    assert "seed 5" in out
+    folder = tmp_path / "out"
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert found == {
+        "result.png", "grid.png", "edit.json", "candidates/00.png", "candidates/01.png"
+    }  # fmt: skip
+    inside = pixels(mask)[..., 0] > 0
+    before, after = pixels(photo), pixels(folder / "result.png")
+    assert (after[~inside] == before[~inside]).all()
+    assert (after[inside] != before[inside]).any()
+    facts = json.loads((folder / "edit.json").read_text())
+    assert [c["seed"] for c in facts["candidates"]] == [5, 6]
+    assert [c["background_max_error"] for c in facts["candidates"]] == [0, 0]
+    assert set(facts["request"]) >= set(FIELDS)
+    assert None not in [facts["request"][name] for name in FIELDS], "a choice was left open"
+    assert set(facts["seconds"]) == {"encode", "blend", "decode", "reconstruct"}
+
+
+def test_none_returns_the_decoders_picture_around_the_mask_too(
+    edit: Run, photo: Path, mask: Path, tmp_path: Path
+) -> None:
+    edit("--reconstruct", "none")
+    inside = pixels(mask)[..., 0] > 0
+    assert (pixels(tmp_path / "out" / "result.png")[~inside] != pixels(photo)[~inside]).any()
+    facts = json.loads((tmp_path / "out" / "edit.json").read_text())
+    assert facts["candidates"][0]["background_max_error"] > 0
+    assert facts["candidates"][0]["background_psnr"] > 0
+
+
+def test_a_picture_tells_the_command_that_gives_the_same_bytes(edit: Run, bld: Run, tmp_path: Path) -> None:
+    edit("--negative-prompt", 'it\'s "grey"', "--strength", 0.7)  # a drawn seed, awkward quotes
+    code, out, _ = bld("info", tmp_path / "out" / "candidates" / "01.png")
+    assert code == 0
+    command = shlex.split(out.strip().splitlines()[-1])
+    assert command[:2] == ["bld", "edit"]
+    assert bld(*command[1:], "--output", tmp_path / "again")[0] == 0
+    for name in ("result.png", "candidates/00.png", "candidates/01.png", "grid.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_info_says_when_an_input_has_changed(
+    edit: Run, bld: Run, photo: Path, mask: Path, tmp_path: Path
+) -> None:
+    edit()
+    photo.write_bytes(mask.read_bytes())
+    mask.unlink()
+    _, out, _ = bld("info", tmp_path / "out" / "result.png")
+    assert f"image {photo} has changed since" in out
+    assert f"mask {mask} is not there" in out
+
+
+def test_no_metadata_leaves_the_pngs_silent(edit: Run, bld: Run, tmp_path: Path) -> None:
+    edit("--no-metadata")
+    with Image.open(tmp_path / "out" / "result.png") as picture:
+        assert picture.info == {}
+    code, _, err = bld("info", tmp_path / "out" / "result.png")
+    assert code == 2
+    assert "--no-metadata" in err
+
+
+def test_json_prints_edit_json_and_nothing_else(edit: Run, tmp_path: Path) -> None:
+    _, out, _ = edit("--json")
+    assert json.loads(out) == json.loads((tmp_path / "out" / "edit.json").read_text())
+
+
+def test_a_second_edit_replaces_the_first_and_no_more(edit: Run, tmp_path: Path) -> None:
+    edit("--candidates", 3)
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    edit("--candidates", 1)
+    assert [p.name for p in sorted((tmp_path / "out" / "candidates").iterdir())] == ["00.png"]
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_single_flags_go_on_top_of_a_preset(edit: Run, tmp_path: Path) -> None:
+    edit("--preset", "paper")
+    request = json.loads((tmp_path / "out" / "edit.json").read_text())["request"]
+    assert (request["guidance_scale"], request["steps"], request["candidates"]) == (5.0, 3, 2)
+
+
+# --- bad input ---
+
+
+def bad_inputs(tmp_path: Path) -> dict[str, tuple[list[Any], str]]:
+    """Words that spoil an edit, and what the message must say."""
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    whole = tmp_path / "whole.jpg"
+    Image.effect_noise((64, 64), 90).save(whole)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[:-400])
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    other = tmp_path / "other.png"
+    Image.new("L", (40, 30), 255).save(other)
+    black = tmp_path / "black.png"
+    Image.new("L", (120, 90), 0).save(black)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    return {
+        "missing image": (["--image", tmp_path / "none.png"], "none.png does not exist"),
+        "missing mask": (["--mask", tmp_path / "none.png"], "none.png does not exist"),
+        "text as image": (["--image", text], "text.png"),
+        "truncated": (["--image", cut], "cut.jpg"),
+        "zero size": (["--image", empty], "empty.png"),
+        "bomb": (["--max-pixels", 1000], "--max-pixels"),
+        "sizes": (["--mask", other], "40x30"),
+        "empty mask": (["--mask", black], "mask"),
+        "empty prompt": (["--prompt", "  "], "prompt is empty"),
+        "long prompt": (["--prompt", "a guitar " * 40], "--truncate-prompt"),
+        "candidates": (["--candidates", 0], "from 1 to 256"),
+        "steps": (["--steps", 1001], "from 1 to 1000"),
+        "strength": (["--strength", 1.5], "from 0.01 to 1"),
+        "guidance": (["--guidance-scale", "nan"], "--guidance-scale nan"),
+        "not a number": (["--steps", "many"], "--steps"),
+        "unknown flag": (["--stepz", 4], "--stepz"),
+        "choice": (["--reconstruct", "magic"], "none, stitch"),
+        "preset": (["--preset", "slow"], "paper, fast"),
+        "model": (["--model", "nothing"], "unknown model nothing"),
+        "output": (["--output", blocked], "blocked"),
+        "output inside a file": (["--output", blocked / "deeper"], "blocked"),
+        "device": (["--device", "cuda:99"], "--device cuda:99"),
+        "dtype": (["--dtype", "float8"], "--dtype float8"),
+    }
+
+
+CASES = [
+    "missing image", "missing mask", "text as image", "truncated", "zero size", "bomb", "sizes", "empty mask",
+    "empty prompt", "long prompt", "candidates", "steps", "strength", "guidance", "not a number",
+    "unknown flag", "choice", "preset", "model", "output", "output inside a file", "device", "dtype",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line_and_exit_code_2(edit: Run, tmp_path: Path, case: str) -> None:
+    words, said = bad_inputs(tmp_path)[case]
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = edit(*words)
+    assert code == 2, err
+    assert err.startswith("bld: ")
+    assert err.count("\n") == 1, err
+    assert said in err
+    assert out == ""
+    assert sorted(tmp_path.rglob("*")) == before, "something was written"
+
+
+def test_every_bad_input_is_tried(tmp_path: Path) -> None:
+    assert sorted(CASES) == sorted(bad_inputs(tmp_path))
+
+
+def test_a_folder_with_a_missing_part_is_named(edit: Run, tmp_path: Path, model: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model_index.json").write_text((model / "model_index.json").read_text())
+    (tmp_path / "broken" / "unet").mkdir()
+    code, _, err = edit("--model", tmp_path / "broken")
+    assert code == 2
+    assert "vae" in err
+    assert err.count("\n") == 1
+
+
+def test_info_refuses_other_pictures(bld: Run, photo: Path, tmp_path: Path) -> None:
+    for path in (photo, tmp_path / "none.png"):
+        code, _, err = bld("info", path)
+        assert code == 2
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_a_stopped_edit_leaves_nothing(
+    edit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    edit()  # an earlier result must survive as well
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def halt(*_: Any, **__: Any) -> None:
+        raise stop
+
+    monkeypatch.setattr("bld.apps.output.grid", halt)  # late: the candidates are written by then
+    if stop is KeyboardInterrupt:
+        code, _, err = edit()
+        assert code == 130
+        assert err == "bld: interrupted\n"
+    else:
+        with pytest.raises(stop):
+            edit()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+# --- flags ---
+
+
+def test_every_option_has_a_flag_and_no_default_of_its_own() -> None:
+    assert sorted(n for names in GROUPS.values() for n in names) == sorted(FIELDS)
+
+    @with_edit_options
+    def command(*, changes: dict[str, Any]) -> None: ...
+
+    parameters = inspect.signature(command).parameters
+    assert {p.default for p in parameters.values()} == {None}
+    for name, option in FIELDS.items():
+        told = parameters[name].annotation.__metadata__[0].help
+        assert told.startswith(option.metadata["help"])

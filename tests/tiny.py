@@ -1,0 +1,190 @@
+"""Small stand-ins that are real: a Stable Diffusion folder of random weights, and a model whose
+denoiser is exact, for tests that need to know the right answer."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bld.models.base import CLEAN, Level, Step, Trajectory
+from bld.models.trajectory import ddim, start
+from bld.options import EditOptions
+
+TINY_GUIDANCE = 3.0
+TINY_SIZE = 64  # px, as in the recipe "tiny"
+CAPTIONS = ("a red apple", "a guitar on a table", "a photo of a cat", "an empty scene")
+
+# Stable Diffusion 1's own scheduler file, as its folder has it. Two things differ from the bundled
+# model's on purpose: another scheduler's name, and a last level that is not quite clean.
+SD1_SCHEDULER: dict[str, Any] = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.7.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+
+
+# --- a Stable Diffusion folder ---
+
+
+def tiny_folder(path: Path, *, scheduler: dict[str, Any] | None = None) -> Path:
+    """Write a Stable Diffusion folder of seeded random weights to `path` and return it.
+
+    It goes the way of the bundled model: the parts of the recipe "tiny", untrained, through
+    `export`. scheduler: what its scheduler_config.json says, if not the bundled model's.
+    """
+    from diffusers import DDIMScheduler
+
+    from bld.training import autoencoder, text_to_image, tokenizer
+    from bld.training.export import export
+    from bld.training.recipes import RECIPES, SCHEDULER
+
+    recipe, parts = RECIPES["tiny"], path.with_name(f"{path.name}-parts")
+    words = tokenizer.train(
+        list(CAPTIONS), recipe.text_to_image.vocabulary, recipe.text_to_image.tokens, parts / "tokenizer"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules: dict[str, nn.Module] = {
+            "vae": autoencoder.build(recipe.autoencoder, recipe.size),
+            "unet": text_to_image.build_unet(recipe.text_to_image, recipe.size),
+            "text_encoder": text_to_image.build_text_encoder(recipe.text_to_image, words),
+        }
+        for name, module in modules.items():
+            _fill_zeros(module)
+            module.save_pretrained(parts / name)  # type: ignore[operator]
+    DDIMScheduler(**SCHEDULER).save_pretrained(parts / "scheduler")
+    if scheduler is not None:
+        file = parts / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps(scheduler), encoding="utf-8")
+    export(parts, path, guidance_scale=TINY_GUIDANCE)
+    shutil.rmtree(parts)
+    return path
+
+
+def _fill_zeros(module: nn.Module) -> None:
+    """Draw the weights that training starts at zero: with them, a network ignores its input."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            fan_in = parameter[0].numel()
+            nn.init.normal_(parameter, std=fan_in**-0.5)
+
+
+# --- a model that is exact ---
+
+
+def clean_given(z: torch.Tensor, level: Level, mean: torch.Tensor, spread: float) -> torch.Tensor:
+    """E[z_0 | z] where z_0 ~ N(mean, spread^2) and z = signal * z_0 + sigma * eps."""
+    signal, sigma = level
+    gain = spread**2 * signal / (spread**2 * signal**2 + sigma**2)
+    return mean + gain * (z - signal * mean)
+
+
+def variance_preserving_levels(steps: int) -> list[Level]:
+    """DDIM-like levels, evenly spaced in angle from no signal at all to nearly clean."""
+    angles = [math.pi / 2 * (1 - i / steps) for i in range(steps)]
+    return [Level(0.0, 1.0), *(Level(math.cos(a), math.sin(a)) for a in angles[1:])]
+
+
+def flow_levels(steps: int) -> list[Level]:
+    """Flow-matching levels: signal and sigma add up to one."""
+    return [Level(i / steps, 1 - i / steps) for i in range(steps)]
+
+
+def ddim_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> list[Step]:
+    """The package's own DDIM over an exact prediction of v."""
+
+    def predict(z: torch.Tensor, t: int) -> torch.Tensor:
+        z_0 = clean_given(z, levels[t], mean, spread)
+        eps = (z - levels[t].signal * z_0) / levels[t].sigma
+        return levels[t].signal * eps - levels[t].sigma * z_0
+
+    return ddim(levels, range(len(levels)), predict, "v_prediction")
+
+
+def flow_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> list[Step]:
+    """Euler steps along the exact velocity d z / d sigma = E[eps - z_0 | z]."""
+
+    def step(level_in: Level, level_out: Level) -> Step:
+        def denoise(z: torch.Tensor) -> torch.Tensor:
+            z_0 = clean_given(z, level_in, mean, spread)
+            eps = (z - level_in.signal * z_0) / level_in.sigma
+            return z + (level_out.sigma - level_in.sigma) * (eps - z_0)
+
+        return Step(level_in, level_out, denoise)
+
+    return [step(*pair) for pair in zip(levels, [*levels[1:], CLEAN], strict=True)]
+
+
+Family = Literal["ddim", "flow"]
+Maker = Callable[[Sequence[Level], torch.Tensor, float], list[Step]]
+FAMILIES: dict[Family, tuple[Callable[[int], list[Level]], Maker]] = {
+    "ddim": (variance_preserving_levels, ddim_steps),
+    "flow": (flow_levels, flow_steps),
+}
+
+COLOURS = {
+    "red": (1.0, -1.0, -1.0),
+    "green": (-1.0, 1.0, -1.0),
+    "blue": (-1.0, -1.0, 1.0),
+    "white": (1.0, 1.0, 1.0),
+}
+
+
+class GaussianModel:
+    """A LatentModel that is right by construction: its pictures are noise around the prompt's colour.
+
+    A latent cell is the mean of 8 by 8 pixels, and decoding paints the cell in it. Every operation
+    is elementwise, so results are the same to the bit however candidates are batched.
+    """
+
+    name = "gaussian"
+    revision = "exact"
+    native_size = TINY_SIZE
+    latent_factor = 8
+    multiple = 8
+    guidance_scale = 1.0
+    spread = 0.05
+    longest_prompt = 6  # words
+
+    def __init__(self, family: Family = "ddim") -> None:
+        self.family = family
+        self.calls = 0  # of the denoiser and of the autoencoder
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return F.avg_pool2d(image, self.latent_factor)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return F.interpolate(z, scale_factor=self.latent_factor, mode="nearest")
+
+    def excess(self, prompt: str) -> str:
+        return " ".join(prompt.split()[self.longest_prompt :])
+
+    def trajectory(self, prompt: str, options: EditOptions) -> Trajectory:
+        named = [COLOURS[word] for word in prompt.split() if word in COLOURS]
+        mean = torch.tensor(named[0] if named else (0.0, 0.0, 0.0)).view(3, 1, 1)
+        levels, make = FAMILIES[self.family]
+        skipped = start(options.steps, options.strength)
+        return [self._counted(s) for s in make(levels(options.steps)[skipped:], mean, self.spread)]
+
+    def _counted(self, step: Step) -> Step:
+        def denoise(z: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return step.denoise(z)
+
+        return Step(step.level_in, step.level_out, denoise)

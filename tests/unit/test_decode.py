@@ -1,0 +1,363 @@
+"""Reading photographs: every mode and turn that files come in, and every bad file."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bld.errors import InvalidInput
+from bld.images import (
+    Photograph,
+    open_photograph,
+    read_mask,
+)
+from bld.png import Chunk, encode_png, insert_chunks
+
+LIMIT = 10_000
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+DEEP = np.random.default_rng(1).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+GREY, DEEP_GREY = RGB[..., 0], DEEP[..., 0]
+ALPHA, DEEP_ALPHA = RGB[..., 1], DEEP[..., 1]
+
+
+def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """Encode a picture with Pillow."""
+    stream = io.BytesIO()
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def with_chunks(stream: bytes, *chunks: Chunk) -> bytes:
+    return insert_chunks(stream, list(chunks))
+
+
+def opened(source: Any) -> Photograph:
+    return open_photograph(source, max_pixels=LIMIT)
+
+
+# --- modes ---
+
+
+def test_rgb_and_rgba_keep_their_numbers() -> None:
+    photograph = opened(encoded(RGB))
+    np.testing.assert_array_equal(photograph.pixels, RGB)
+    assert (photograph.alpha, photograph.icc_profile, photograph.notes) == (None, None, ())
+    assert photograph.size == (5, 7)
+    photograph = opened(encoded(np.dstack([RGB, ALPHA])))
+    np.testing.assert_array_equal(photograph.pixels, RGB)
+    np.testing.assert_array_equal(photograph.alpha, ALPHA)
+    assert photograph.notes == ()
+
+
+@pytest.mark.parametrize("alpha", [None, DEEP_ALPHA], ids=["rgb", "rgba"])
+@pytest.mark.parametrize("kind", [".png", ".tif"])
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_16_bit_colour_is_kept(tmp_path: Path, alpha: np.ndarray | None, kind: str, on_disk: bool) -> None:
+    bgr = DEEP[..., ::-1] if alpha is None else np.dstack([DEEP[..., ::-1], alpha])
+    stream = cv2.imencode(kind, bgr)[1].tobytes()
+    (tmp_path / "deep").write_bytes(stream)
+    photograph = opened(tmp_path / "deep" if on_disk else stream)
+    assert photograph.pixels.dtype == np.uint16
+    np.testing.assert_array_equal(photograph.pixels, DEEP)
+    if alpha is None:
+        assert photograph.alpha is None
+    else:
+        np.testing.assert_array_equal(photograph.alpha, alpha)
+    assert photograph.notes == ()
+
+
+def deep_grey_alpha_png() -> bytes:
+    """16-bit grey with alpha, which neither Pillow nor OpenCV writes."""
+    rows = np.dstack([DEEP_GREY, DEEP_ALPHA]).astype(">u2").reshape(5, -1)
+    header = Chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, 4, 0, 0, 0))
+    data = Chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    return encoded(RGB)[:8] + b"".join(c.to_bytes() for c in (header, data, Chunk(b"IEND", b"")))
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_16_bit_grey_is_kept(alpha: bool) -> None:
+    photograph = opened(deep_grey_alpha_png() if alpha else encoded(DEEP_GREY))
+    assert photograph.pixels.dtype == np.uint16
+    for channel in range(3):
+        np.testing.assert_array_equal(photograph.pixels[..., channel], DEEP_GREY)
+    if alpha:
+        np.testing.assert_array_equal(photograph.alpha, DEEP_ALPHA)
+    else:
+        assert photograph.notes == ("greyscale shown as RGB",)
+
+
+def test_a_transparent_level_or_colour_becomes_alpha() -> None:
+    clear = Chunk(b"tRNS", struct.pack(">H", DEEP_GREY[2, 3]))
+    photograph = opened(with_chunks(encoded(DEEP_GREY), clear))
+    np.testing.assert_array_equal(photograph.alpha == 0, np.equal(DEEP_GREY, DEEP_GREY[2, 3]))
+    clear = Chunk(b"tRNS", struct.pack(">3H", *DEEP[2, 3]))
+    photograph = opened(with_chunks(encode_png(DEEP), clear))
+    np.testing.assert_array_equal(photograph.alpha == 0, np.equal(DEEP, DEEP[2, 3]).all(axis=2))
+    photograph = opened(encoded(RGB, transparency=tuple(int(v) for v in RGB[2, 3])))
+    np.testing.assert_array_equal(photograph.alpha == 0, np.equal(RGB, RGB[2, 3]).all(axis=2))
+
+
+def palette(transparent: bool) -> bytes:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putdata([0, 1])
+    return encoded(picture, transparency=1) if transparent else encoded(picture)
+
+
+@pytest.mark.parametrize(
+    ("source", "pixels", "alpha", "note"),
+    [
+        pytest.param(
+            palette(False), [[10, 20, 30], [40, 50, 60]], None, "palette converted to RGB",
+            id="palette",
+        ),
+        pytest.param(
+            palette(True), [[10, 20, 30], [40, 50, 60]], [255, 0], "palette converted to RGB",
+            id="palette-transparent",
+        ),
+        pytest.param(
+            encoded(np.array([[False, True]])), [[0] * 3, [255] * 3], None,
+            "greyscale shown as RGB", id="1-bit",
+        ),
+        pytest.param(
+            encoded(np.array([[7, 9]], np.uint8)), [[7] * 3, [9] * 3], None,
+            "greyscale shown as RGB", id="grey",
+        ),
+        pytest.param(
+            encoded(np.array([[[7, 200], [9, 100]]], np.uint8)), [[7] * 3, [9] * 3], [200, 100],
+            "greyscale shown as RGB", id="grey-alpha",
+        ),
+        pytest.param(
+            Image.new("CMYK", (2, 1), (255, 0, 0, 0)), [[0, 255, 255]] * 2, None,
+            "CMYK converted to RGB (it has no CMYK profile)", id="cmyk",
+        ),
+        pytest.param(
+            Image.new("HSV", (2, 1), (0, 255, 255)), [[255, 0, 0]] * 2, None,
+            "HSV converted to RGB", id="hsv",
+        ),
+    ],
+)  # fmt: skip
+def test_other_modes_become_rgb_with_a_note(
+    source: Any, pixels: list[list[int]], alpha: list[int] | None, note: str
+) -> None:
+    photograph = opened(source)
+    np.testing.assert_array_equal(photograph.pixels, [pixels])
+    assert photograph.notes == (note,)
+    if alpha is None:
+        assert photograph.alpha is None
+    else:
+        np.testing.assert_array_equal(photograph.alpha, [alpha])
+
+
+def test_32_bit_grey_is_16_bit_grey_or_refused() -> None:
+    levels = DEEP_GREY.astype(np.int32)
+    np.testing.assert_array_equal(opened(Image.fromarray(levels)).pixels[..., 2], DEEP_GREY)
+    with pytest.raises(InvalidInput, match="beyond 16 bits"):
+        opened(Image.fromarray(levels + 65536))
+
+
+def test_arrays_and_pil_images_are_copied() -> None:
+    for source in (RGB.copy(), np.dstack([RGB, ALPHA])):
+        photograph = opened(source)
+        source[:] = 0
+        np.testing.assert_array_equal(photograph.pixels, RGB)
+    picture = Image.fromarray(RGB)
+    opened(picture).pixels[:] = 0
+    np.testing.assert_array_equal(np.asarray(picture), RGB)
+    assert opened(DEEP).pixels.dtype == np.uint16
+    assert opened(GREY).notes == ("greyscale shown as RGB",)
+
+
+def test_only_the_first_of_several_pictures_is_used() -> None:
+    pictures = [Image.fromarray(np.full((4, 4), level, np.uint8)) for level in (10, 200)]
+    photograph = opened(encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1:]))
+    assert (photograph.pixels == 10).all()
+    assert "several pictures in the file: the first is used" in photograph.notes
+
+
+def test_16_bits_that_pillow_has_cut_already_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "deep.png").write_bytes(encode_png(DEEP))
+    with Image.open(tmp_path / "deep.png") as picture:
+        assert opened(picture).notes == ("16 bits read as 8",)
+
+
+# --- EXIF orientation ---
+
+UPRIGHT = {  # how the rows abc, def are shown, from the EXIF standard's table
+    1: ["abc", "def"],
+    2: ["cba", "fed"],
+    3: ["fed", "cba"],
+    4: ["def", "abc"],
+    5: ["ad", "be", "cf"],
+    6: ["da", "eb", "fc"],
+    7: ["fc", "eb", "da"],
+    8: ["cf", "be", "ad"],
+}
+
+
+def letters(rows: list[str], dtype: Any) -> np.ndarray:
+    """Make one pixel per letter, each with its own colour and alpha."""
+    levels = np.array([[ord(letter) for letter in row] for row in rows])
+    return np.stack([levels, levels + 10, levels + 20, levels + 100], axis=-1).astype(dtype)
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def turned_png(orientation: int, dtype: Any) -> bytes:
+    array = letters(UPRIGHT[1], dtype)
+    chunk = Chunk(b"eXIf", exif(orientation).tobytes().removeprefix(b"Exif\0\0"))
+    return with_chunks(encode_png(array[..., :3], alpha=array[..., 3].copy()), chunk)
+
+
+def turned_tiff(orientation: int, dtype: Any) -> bytes:
+    """Lay out an uncompressed TIFF: header, RGBA pixels, bits per sample, directory."""
+    array = letters(UPRIGHT[1], dtype)
+    height, width, bits = *array.shape[:2], array.itemsize * 8
+    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    bits_at, directory_at = 8 + len(data), 8 + len(data) + 8
+    shorts = {256: width, 257: height, 259: 1, 262: 2, 273: 8, 274: orientation, 277: 4}
+    shorts |= {278: height, 279: len(data), 338: 2}
+    entries = [(tag, struct.pack("<HHIHH", tag, 3, 1, value, 0)) for tag, value in shorts.items()]
+    entries.append((258, struct.pack("<HHII", 258, 3, 4, bits_at)))
+    directory = struct.pack("<H", len(entries)) + b"".join(e for _, e in sorted(entries)) + bytes(4)
+    header = b"II" + struct.pack("<HI", 42, directory_at)
+    return header + data + struct.pack("<4H", *[bits] * 4) + directory
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("make", [turned_png, turned_tiff])
+def test_exif_orientation_is_applied_once(
+    make: Callable[[int, Any], bytes], dtype: Any, orientation: int
+) -> None:
+    photograph = opened(make(orientation, dtype))
+    expected = letters(UPRIGHT[orientation], dtype)
+    assert photograph.pixels.dtype == dtype
+    np.testing.assert_array_equal(photograph.pixels, expected[..., :3])
+    np.testing.assert_array_equal(photograph.alpha, expected[..., 3])
+    notes = () if orientation == 1 else (f"EXIF orientation {orientation} applied",)
+    assert photograph.notes == notes
+
+
+def test_exif_orientation_of_a_jpeg_and_of_a_mask() -> None:
+    jpeg = encoded(np.zeros((20, 30, 3), np.uint8), "JPEG", exif=exif(6))
+    assert opened(jpeg).size == (30, 20)
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        assert opened(picture).size == (30, 20)
+    mask = read_mask(turned_png(8, np.uint8), mode="alpha", max_pixels=LIMIT)
+    np.testing.assert_array_equal(mask.values * 255, letters(UPRIGHT[8], np.uint8)[..., 3])
+    assert "EXIF orientation 8 applied" in mask.note
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_orientation_out_of_range_counts_as_upright(orientation: int) -> None:
+    assert opened(turned_png(orientation, np.uint8)).notes == ()
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_does_not_stop_reading() -> None:
+    jpeg = encoded(RGB, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert opened(jpeg).size == (5, 7)
+
+
+# --- bad input ---
+
+
+def rewritten(stream: bytes, change: Callable[[bytearray], object]) -> bytes:
+    """Change bytes of the header of a PNG and mend its checksum."""
+    data = bytearray(stream)
+    change(data)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size, whatever its data hold."""
+    return rewritten(
+        encoded(RGB),
+        lambda data: data.__setitem__(slice(16, 24), struct.pack(">II", width, height)),
+    )
+
+
+NOISE = np.random.default_rng(2).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+BAD_FILES = {
+    "text": (b"this is not a picture\n" * 9, "not a picture that can be read"),
+    "empty": (b"", "is empty"),
+    "truncated-jpeg": (encoded(NOISE, "JPEG")[:2000], "cut short"),
+    "truncated-png": (encoded(NOISE)[:2000], "cut short"),
+    "truncated-webp": (encoded(NOISE, "WEBP", lossless=True)[:2000], "cut short|not a picture"),
+    "truncated-deep-png": (encode_png(np.uint16(NOISE) * 257)[:2000], "cut short"),
+    "header-only": (encoded(NOISE)[:20], "cut short|not a picture"),
+    "zero-width": (claiming(0, 5), "has no pixels|not a picture"),
+    "bomb": (claiming(50_000, 40_000), "50000x40000 = 2000000000 pixels.*10000.*--max-pixels"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+}
+
+
+@pytest.mark.parametrize("read", [open_photograph, read_mask])
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, read: Any, name: str) -> None:
+    content, message = BAD_FILES[name]
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    for source in (path, str(path), content):
+        with pytest.raises(InvalidInput, match=message) as caught:
+            read(source, max_pixels=LIMIT)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value) or source is content
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"image .*nowhere\.png does not exist"):
+        opened(tmp_path / "nowhere.png")
+    with pytest.raises(InvalidInput, match=r"mask .* is a folder"):
+        read_mask(tmp_path, max_pixels=LIMIT)
+    with pytest.raises(InvalidInput):
+        opened("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((0, 5, 3), np.uint8), "no pixels: its size is 5x0"),
+        (Image.new("RGB", (0, 5)), "no pixels: its size is 0x5"),
+        (np.zeros((101, 100, 3), np.uint8), r"100x101 = 10100 pixels.*--max-pixels"),
+        (Image.new("L", (100, 101)), r"100x101 = 10100 pixels.*--max-pixels"),
+        (np.zeros((5, 5, 2), np.uint8), r"shape \(5, 5, 2\)"),
+        (np.zeros(5, np.uint8), r"shape \(5,\)"),
+        (np.zeros((5, 5, 3), np.int64), "int64"),
+        (np.zeros((5, 5, 3), np.float32), r"float32, expected uint8"),
+        (np.zeros((5, 5), bool), "bool"),
+        (Image.new("F", (5, 5)), "float32"),
+        (torch.zeros(3, 5, 5), "got Tensor"),
+        (None, "got NoneType"),
+    ],
+)
+def test_unusable_objects_are_refused(source: Any, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        opened(source)
+
+
+def test_the_limit_of_pixels_is_inclusive_and_the_only_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for kind in ("PNG", "TIFF"):
+        stream = encoded(np.zeros((100, 100), np.uint8), kind)
+        assert opened(stream).size == (100, 100)
+        with pytest.raises(InvalidInput, match="limit of 9999"):
+            open_photograph(stream, max_pixels=9999)
+    assert Image.MAX_IMAGE_PIXELS == 10
