@@ -13,7 +13,7 @@ from bld.models.base import Trajectory
 
 
 def noise_like(z_init: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """Eps ~ N(0, I) for each candidate from its own generator: n c h w for z_init of 1 c h w."""
+    """eps ~ N(0, I) for each candidate from its own generator: n c h w for z_init of 1 c h w."""
     draws = [torch.randn(z_init.shape[1:], generator=g, device=g.device) for g in generators]
     return torch.stack(draws).to(z_init)
 

@@ -142,3 +142,8 @@ def test_a_wide_profile_is_converted_both_ways(dtype: Any) -> None:
     back = from_srgb(rgb, WIDE, dtype)
     assert back.dtype == dtype
     np.testing.assert_allclose(back / top, pixels / top, atol=1.5 / 255)
+
+
+def test_white_stays_white_in_16_bits() -> None:
+    white = np.ones((2, 2, 3), np.float32)
+    assert (from_srgb(white, WIDE, np.uint16) == 65535).all()

@@ -123,7 +123,7 @@ def info(
 def train(
     part: Annotated[
         str,
-        typer.Argument(help="autoencoder, text-to-image, judge, export, sheet, or all in order"),
+        typer.Argument(help="autoencoder, text-to-image, decoder, judge, export, sheet, or all in order"),
     ],
     data: Annotated[Path, typer.Option(help="folder of the training tars")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run")] = Path("runs/mini"),

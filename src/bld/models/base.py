@@ -19,7 +19,7 @@ class Level(NamedTuple):
     sigma: float
 
     def noise(self, z: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-        """Z noised to this level in one step; exactly z at the clean level (1, 0)."""
+        """z noised to this level in one step; exactly z at the clean level (1, 0)."""
         return self.signal * z + self.sigma * eps
 
 

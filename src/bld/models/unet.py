@@ -97,7 +97,9 @@ class UNetModel:
         if options.steps > limit:
             raise InvalidInput(f"--steps {options.steps}: {self.name} knows {limit} noise levels")
         scheduler.set_timesteps(options.steps)
-        timesteps = scheduler.timesteps.tolist()[start(options.steps, options.strength) :]
+        # Two slips of diffusers: "trailing" may add a timestep -1 (at 61), "leading" may begin at `limit`.
+        known = [min(t, limit - 1) for t in scheduler.timesteps.tolist()[: options.steps]]
+        timesteps = known[start(options.steps, options.strength) :]
         signal = scheduler.alphas_cumprod.double()
         levels = [Level(float(signal[t].sqrt()), float((1 - signal[t]).sqrt())) for t in timesteps]
         predict = self._guided(prompt, options)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from bld.training.data import SPRITE_FILL, Sprites
 
-
 Uniform = Callable[..., torch.Tensor]  # (low, high, *shape): evenly drawn numbers
 
 

@@ -35,7 +35,10 @@ class Average:
     def update(self, step: int) -> None:
         keep = (1 - 1 / (step + 1)) ** (self.gamma + 1)
         for key, value in self.module.state_dict().items():
-            self.weights[key].lerp_(value.to(self.weights[key].dtype), 1 - keep)
+            if value.is_floating_point():
+                self.weights[key].lerp_(value, 1 - keep)
+            else:
+                self.weights[key].copy_(value)  # a counter
 
 
 @dataclass

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -18,8 +18,8 @@ from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
 log = logging.getLogger(__name__)
-Part = Literal["autoencoder", "text-to-image", "judge", "export", "sheet", "all"]
-MADE = {"autoencoder": "vae", "text-to-image": "unet", "judge": "judge"}
+Part = Literal["autoencoder", "text-to-image", "decoder", "judge", "export", "sheet", "all"]
+MADE = {"autoencoder": "autoencoder", "text-to-image": "unet", "decoder": "vae", "judge": "judge"}
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,19 @@ class Training:
     def text_to_image(self) -> None:
         from diffusers import AutoencoderKL
 
-        if not (self.folder / "vae").is_dir():
-            raise InvalidInput(f"{self.folder} has no vae yet: run bld train autoencoder first")
-        vae: Any = AutoencoderKL.from_pretrained(self.folder / "vae")
+        self.need("autoencoder")
+        vae: Any = AutoencoderKL.from_pretrained(self.folder / "autoencoder")
         vae = vae.to(memory_format=torch.channels_last)
         text_to_image.train(self.recipe, self.compositor(7), vae, self.names, self.folder)
+
+    def decoder(self) -> None:
+        self.need("autoencoder")
+        autoencoder.polish(self.recipe, self.compositor(17), self.folder)
+
+    def need(self, part: str) -> None:
+        """Raise InvalidInput unless `part` has been trained."""
+        if not (self.folder / MADE[part]).is_dir():
+            raise InvalidInput(f"{self.folder} has no {MADE[part]} yet: run bld train {part} first")
 
     def judge(self) -> None:
         judge.train(self.recipe, self.compositor(13, tars=(FLUENT, NOTO)), self.names, self.folder)
@@ -79,8 +87,7 @@ class Training:
         """Run a part, or all of them in order; parts that are done are skipped by "all"."""
         torch.set_flush_denormal(True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        order = ("autoencoder", "text-to-image", "judge", "export", "sheet")
-        for name in order if part == "all" else (part,):
+        for name in get_args(Part)[:-1] if part == "all" else (part,):
             if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
                 log.info("%s: already there", name)
                 continue
@@ -89,6 +96,8 @@ class Training:
 
 def start(part: Part, *, recipe: str, data: Path, folder: Path, samples: int | None) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training."""
+    if part not in get_args(Part):
+        raise InvalidInput(f"bld train {part}: choose one of {', '.join(get_args(Part))}")
     if recipe not in RECIPES:
         raise InvalidInput(f"--recipe {recipe}: choose one of {', '.join(RECIPES)}")
     chosen = RECIPES[recipe]

@@ -1,0 +1,151 @@
+"""Our DDIM beside diffusers': the same networks, the same noise, another implementation.
+
+Here the steps divide the 1000 training timesteps. Where they do not, diffusers' `step` goes to
+timestep t - 1000 // steps although its own list of timesteps goes elsewhere; ours follows the list.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bld import Editor
+from bld.models.unet import UNetModel
+from bld.options import EditOptions, resolve
+
+PROMPT, NEGATIVE, SCALE, STEPS = "a red apple", "a guitar", 5.0, 20
+NAMES = ["tiny", "sd1", "mini"]
+
+# Both run in float32, but ours has its levels in double precision, and v is turned into picture and
+# noise in another order: about 1e-7 of a value per step, which guidance of 5 and a network that runs
+# 20 times make larger. Measured: TODO. A wrong level, index or sign is off by 0.01 at least.
+TOLERANCE = {"atol": 1e-3, "rtol": 1e-3}
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(name: str, models: dict[str, UNetModel]) -> UNetModel:
+    return models[name]
+
+
+def noise(model: UNetModel, seed: int = 0, n: int = 1) -> torch.Tensor:
+    side = model.native_size // model.latent_factor
+    return torch.randn(n, 4, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def ours(model: UNetModel, z: torch.Tensor, **changes: Any) -> list[torch.Tensor]:
+    """z after each of our steps."""
+    asked = EditOptions(**{"steps": STEPS, "guidance_scale": SCALE, "negative_prompt": NEGATIVE, **changes})
+    states = []
+    for step in model.trajectory(PROMPT, resolve(asked, guidance_scale=1, shrink=False, feather=0)):
+        z = step.denoise(z)
+        states.append(z)
+    return states
+
+
+@torch.no_grad()
+def theirs(
+    model: UNetModel, folder: Path, z: torch.Tensor, skipped: int = 0, scale: float = SCALE
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """z after each step of diffusers' scheduler, and its last guess of the clean latents."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    scheduler.set_timesteps(STEPS)
+    tokens = model.tokenizer([NEGATIVE, PROMPT], padding="max_length", return_tensors="pt").input_ids
+    texts = model.text_encoder(tokens)[0].repeat_interleave(len(z), 0)
+    states, guess = [], z
+    for t in scheduler.timesteps[skipped:]:
+        negative, positive = model.unet(torch.cat([z, z]), t, encoder_hidden_states=texts).sample.chunk(2)
+        stepped = scheduler.step(negative + scale * (positive - negative), t, z)
+        z, guess = stepped.prev_sample, stepped.pred_original_sample
+        states.append(z)
+    return states, guess
+
+
+def test_the_two_schedules_are_the_two_kinds(models: dict[str, UNetModel]) -> None:
+    """What the other tests rely on to cover both."""
+    for name in ("tiny", "mini"):
+        config = models[name].scheduler_config
+        assert config["prediction_type"] == "v_prediction"
+        assert config["timestep_spacing"] == "trailing"
+        assert config["rescale_betas_zero_snr"]
+        assert config["set_alpha_to_one"]
+    config = models["sd1"].scheduler_config
+    assert config.get("prediction_type", "epsilon") == "epsilon"
+    assert config.get("timestep_spacing", "leading") == "leading"
+    assert config["steps_offset"] == 1
+    assert not config["set_alpha_to_one"]
+
+
+def test_every_step_lands_where_diffusers_does(name: str, model: UNetModel, folders: dict[str, Path]) -> None:
+    z = noise(model, n=2)
+    found, (expected, guess) = ours(model, z), theirs(model, folders[name], z)
+    assert len(found) == len(expected) == STEPS
+    if name == "sd1":
+        # Stable Diffusion 1's last alpha is 0.9991 in place of 1 (set_alpha_to_one is false), which
+        # leaves 3 % of noise in the latents. We end clean: on what diffusers guesses as clean there.
+        expected[-1] = guess
+    for i, (state, reference) in enumerate(zip(found, expected, strict=True)):
+        torch.testing.assert_close(state, reference, **TOLERANCE, msg=lambda m, i=i: f"step {i}: {m}")
+
+
+def test_a_weaker_start_skips_the_first_steps(name: str, model: UNetModel, folders: dict[str, Path]) -> None:
+    z = noise(model, seed=1)
+    found, (expected, guess) = ours(model, z, strength=0.25), theirs(model, folders[name], z, skipped=15)
+    assert len(found) == len(expected) == 5
+    torch.testing.assert_close(found[-1], guess if name == "sd1" else expected[-1], **TOLERANCE)
+
+
+def test_levels_noise_as_diffusers_does(name: str, model: UNetModel, folders: dict[str, Path]) -> None:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler.from_pretrained(folders[name], subfolder="scheduler")
+    scheduler.set_timesteps(STEPS)
+    asked = resolve(EditOptions(steps=STEPS), guidance_scale=1, shrink=False, feather=0)
+    z, eps = noise(model, seed=2), noise(model, seed=3)
+    for step, t in zip(model.trajectory(PROMPT, asked), scheduler.timesteps, strict=True):
+        # float32 levels beside double ones, on values of about 4.
+        expected = scheduler.add_noise(z, eps, t[None])
+        torch.testing.assert_close(step.level_in.noise(z, eps), expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini"])
+def test_a_full_mask_is_what_the_stable_diffusion_pipeline_draws(
+    name: str, model: UNetModel, folders: dict[str, Path]
+) -> None:
+    """Loaded by diffusers from the same folder, with the noise of our candidate.
+
+    Not for "sd1", where sampling starts from the noised photograph and ends on another level.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folders[name])
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=STEPS,
+        guidance_scale=SCALE,
+        latents=noise(model, seed=7),
+        output_type="np",
+    ).images[0]  # h w 3, [0, 1]
+    side = model.native_size
+    result = Editor(model).edit(
+        np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8),
+        np.full((side, side), 255, np.uint8),
+        PROMPT,
+        seed=7,
+        candidates=1,
+        steps=STEPS,
+        guidance_scale=SCALE,
+        negative_prompt=NEGATIVE,
+    )
+    # Half a level for rounding to 8 bits, half a level for what TOLERANCE allows.
+    np.testing.assert_allclose(result.best.photograph.pixels / 255, expected, atol=1 / 255, rtol=0)

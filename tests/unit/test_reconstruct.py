@@ -1,0 +1,220 @@
+"""Background reconstruction: what each way keeps, and what it puts in."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import ImageCms
+
+from bld.images import Photograph
+from bld.masks import Box
+from bld.options import FIELDS, Reconstruction
+from bld.reconstruct import WAYS, Scene, background_error, reconstruct
+
+DEPTHS = [np.uint8, np.uint16]
+WHOLE = Box(0, 0, 8, 8)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> Scene:
+    """A photograph of 1 to 24 pixels a side, a crop of it, a mask anywhere and a decoded picture."""
+    height, width = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
+    box = Box(top, left, draw(st.integers(1, height - top)), draw(st.integers(1, width - left)))
+    dtype = draw(st.sampled_from(DEPTHS))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    levels = np.iinfo(dtype).max + 1
+    return Scene(
+        photograph=Photograph(
+            rng.integers(0, levels, (height, width, 3)).astype(dtype),
+            draw(st.sampled_from([None, rng.integers(0, levels, (height, width)).astype(dtype)])),
+            draw(st.sampled_from([None, SRGB])),
+        ),
+        box=box,
+        mask=draw(hnp.arrays(np.float32, (height, width), elements=st.sampled_from([0.0, 1.0]))),
+        decoded=rng.random((draw(st.integers(1, 16)), draw(st.integers(1, 16)), 3), np.float32),
+        feather=draw(st.integers(0, 8)),
+    )
+
+
+def scene(dtype: Any = np.uint8, *, box: Box = WHOLE, feather: int = 0) -> Scene:
+    """A dark photograph of 8 x 8, a light decoded picture, and a mask over the right half."""
+    mask = np.zeros((8, 8), np.float32)
+    mask[:, 4:] = 1
+    pixels = np.full((8, 8, 3), np.iinfo(dtype).max // 5, dtype)  # 0.2
+    decoded = np.full((box.height, box.width, 3), 0.8, np.float32)
+    return Scene(Photograph(pixels), box, mask, decoded, feather)
+
+
+def test_the_ways_are_those_that_may_be_asked_for() -> None:
+    assert FIELDS["reconstruct"].type == Reconstruction
+    assert set(WAYS) == set(Reconstruction.__args__)
+
+
+# --- every way ---
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(given_scene=scenes())
+def test_every_way_leaves_what_lies_outside_the_crop(way: Reconstruction, given_scene: Scene) -> None:
+    photograph, result = given_scene.photograph, reconstruct(way, given_scene)
+    outside = np.ones(photograph.size, bool)
+    outside[given_scene.box.slices] = False
+    np.testing.assert_array_equal(result.pixels[outside], photograph.pixels[outside])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(given_scene=scenes())
+def test_every_way_keeps_size_depth_profile_and_alpha(way: Reconstruction, given_scene: Scene) -> None:
+    photograph = given_scene.photograph
+    before = photograph.pixels.copy()
+    result = reconstruct(way, given_scene)
+    assert result.size == photograph.size
+    assert result.pixels.dtype == photograph.pixels.dtype
+    assert result.icc_profile == photograph.icc_profile
+    assert result.alpha is photograph.alpha
+    np.testing.assert_array_equal(photograph.pixels, before)  # the photograph itself is not edited
+    assert not np.shares_memory(result.pixels, photograph.pixels)
+
+
+# --- stitch ---
+
+
+@given(scenes())
+def test_stitch_keeps_every_byte_outside_the_mask(given_scene: Scene) -> None:
+    photograph, result = given_scene.photograph, reconstruct("stitch", given_scene)
+    outside = given_scene.mask == 0
+    assert result.pixels[outside].tobytes() == photograph.pixels[outside].tobytes()
+    assert background_error(photograph, result, given_scene.mask) == (0.0, None)
+
+
+@given(scenes())
+def test_stitch_stays_between_the_photograph_and_the_generated_picture(given_scene: Scene) -> None:
+    original = given_scene.photograph.pixels[given_scene.box.slices].astype(np.int64)
+    generated = given_scene.generated().astype(np.int64)
+    pixels = reconstruct("stitch", given_scene).pixels[given_scene.box.slices]
+    assert (pixels >= np.minimum(original, generated)).all()
+    assert (pixels <= np.maximum(original, generated)).all()
+
+
+@given(scenes())
+def test_stitch_without_a_feather_pastes_by_the_mask(given_scene: Scene) -> None:
+    hard = Scene(**{**vars(given_scene), "feather": 0})
+    inside = hard.mask[hard.box.slices] == 1
+    pixels = reconstruct("stitch", hard).pixels[hard.box.slices]
+    np.testing.assert_array_equal(pixels[inside], hard.generated()[inside])
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_stitch_feathers_on_the_inside(dtype: Any) -> None:
+    row = reconstruct("stitch", scene(dtype, feather=3)).pixels[4, :, 0] / np.iinfo(dtype).max
+    assert (row[:4] == 0.2).all()  # outside: 51 of 255 and 13107 of 65535 are 0.2 exactly
+    assert (np.diff(row[3:]) > 0).all()
+    assert row[4] > 0.2 + 0.02  # the outermost pixel is edited, softly
+    assert row[7] == pytest.approx(0.8, abs=0.5 / 255)  # as deep as the feather is wide
+
+
+def test_stitch_feathers_the_mask_not_the_crop() -> None:
+    """A mask that runs past the crop is whole at the crop's border."""
+    cut = scene(box=Box(0, 0, 8, 6), feather=3)
+    whole = scene(feather=3)
+    np.testing.assert_array_equal(
+        reconstruct("stitch", cut).pixels[:, :6], reconstruct("stitch", whole).pixels[:, :6]
+    )
+
+
+def test_sixteen_bits_are_generated_in_sixteen_bits() -> None:
+    """0.8 of 65535 is 52428; by way of 8 bits it would be a multiple of 257."""
+    deep = scene(np.uint16)
+    ramp = np.linspace(0.8, 0.801, 64, dtype=np.float32).reshape(8, 8)
+    finer = Scene(**{**vars(deep), "decoded": np.repeat(ramp[..., None], 3, axis=2)})
+    inside = reconstruct("stitch", finer).pixels[:, 4:, 0]
+    np.testing.assert_array_equal(inside, np.rint(ramp[:, 4:].astype(np.float64) * 65535))
+    assert len(np.unique(inside)) > 16
+
+
+# --- none ---
+
+
+@given(scenes())
+def test_none_pastes_the_whole_crop(given_scene: Scene) -> None:
+    result = reconstruct("none", given_scene)
+    np.testing.assert_array_equal(result.pixels[given_scene.box.slices], given_scene.generated())
+
+
+def test_the_generated_picture_comes_at_the_crops_size() -> None:
+    """Two colours side by side at another size: nothing is mirrored, turned or shifted."""
+    decoded = np.zeros((4, 8, 3), np.float32)
+    decoded[:, 4:] = (1, 0.2, 0)
+    wide = Scene(
+        Photograph(np.zeros((20, 40, 3), np.uint8)), Box(2, 4, 16, 32), np.ones((20, 40), np.float32),
+        decoded, 0,
+    )  # fmt: skip
+    pixels = reconstruct("none", wide).pixels
+    # The curves of bicubic interpolation reach 2 of the 4 px cells beyond the edge at column 20.
+    assert (pixels[2:18, 4:12] == 0).all()
+    assert (pixels[2:18, 28:36] == (255, 51, 0)).all()
+    assert (pixels[[0, 1, 18, 19]] == 0).all()
+
+
+# --- colour profiles ---
+
+
+def rotated_primaries() -> bytes:
+    """The profile of an RGB space whose red is sRGB's green and so on: no number means the same."""
+    profile = bytearray(SRGB)
+    tags = {}
+    for i in range(int.from_bytes(profile[128:132])):
+        entry = 132 + 12 * i
+        tags[bytes(profile[entry : entry + 4])] = entry
+    red, green, blue = (bytes(profile[tags[t] + 4 : tags[t] + 12]) for t in (b"rXYZ", b"gXYZ", b"bXYZ"))
+    for tag, where in ((b"rXYZ", green), (b"gXYZ", blue), (b"bXYZ", red)):
+        profile[tags[tag] + 4 : tags[tag] + 12] = where
+    return bytes(profile)
+
+
+def test_a_profile_is_used_inside_the_mask_and_untouched_outside() -> None:
+    photograph = Photograph(
+        np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8), None, rotated_primaries()
+    )
+    mask = np.zeros((8, 8), np.float32)
+    mask[2:6, 2:6] = 1
+    red = np.broadcast_to(np.float32([1, 0, 0]), (8, 8, 3)).copy()  # sRGB, as models paint
+    result = reconstruct("stitch", Scene(photograph, Box(0, 0, 8, 8), mask, red, 0))
+    # Red is the third channel there. Within 2 levels: profiles hold 16-bit fixed-point numbers.
+    np.testing.assert_allclose(
+        result.pixels[3, 3].astype(int), (0, 0, 255), atol=2, err_msg="sRGB red in that space"
+    )
+    np.testing.assert_array_equal(result.pixels[mask == 0], photograph.pixels[mask == 0])
+    assert result.icc_profile == photograph.icc_profile
+
+
+# --- the measure of it ---
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_background_error_is_in_eight_bit_levels(dtype: Any) -> None:
+    scale = np.iinfo(dtype).max // 255
+    photograph = Photograph(np.full((4, 5, 3), 100 * scale, dtype))
+    changed = photograph.pixels.copy()
+    mask = np.zeros((4, 5), np.float32)
+    mask[0, 0] = 1
+    changed[0, 0] = 0  # inside: does not count
+    changed[1, 1, 0] += 10 * scale
+    changed[1, 2, 0] -= 20 * scale
+    found = background_error(photograph, Photograph(changed), mask)
+    assert found.max == pytest.approx(20)
+    mean = (10**2 + 20**2) / (19 * 3)
+    assert found.psnr == pytest.approx(10 * np.log10(255**2 / mean))
+
+
+@pytest.mark.parametrize("inside", [0, 1], ids=["nothing differs", "no outside"])
+def test_background_error_of_nothing(inside: int) -> None:
+    photograph = Photograph(np.zeros((3, 3, 3), np.uint8))
+    result = Photograph(np.full((3, 3, 3), 9 * inside, np.uint8))
+    mask = np.full((3, 3), inside, np.float32)
+    assert background_error(photograph, result, mask) == (0.0, None)

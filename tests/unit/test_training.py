@@ -1,0 +1,247 @@
+"""The recipe of the bundled model, on material made here: the real data is no part of the repository."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+from bld.errors import InvalidInput
+from bld.training import autoencoder, text_to_image, tokenizer
+from bld.training.composites import Compositor, background_pool
+from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, load_sprites
+from bld.training.loop import Run, rate
+from bld.training.recipes import RECIPES
+from bld.training.vocabulary import EMPTY_SCENE, Name, captions, vocabulary
+
+NAMES = (
+    Name(name="ball", group="things", sprite="ball", flies=True),
+    Name(name="box", group="things", sprite="crate", also=("carton",)),
+    Name(name="jeans", group="things", sprite="jeans", article=False),
+)
+
+
+def add(archive: tarfile.TarFile, key: str, picture: Image.Image, ending: str, **facts: object) -> None:
+    content = io.BytesIO()
+    picture.save(content, {"jpg": "JPEG", "webp": "WEBP"}[ending])
+    for name, data in ((ending, content.getvalue()), ("json", json.dumps(facts).encode())):
+        member = tarfile.TarInfo(f"{key}.{name}")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tars in the real layout: three cut-outs in two styles, ten scenes, twelve photographs."""
+    folder = tmp_path_factory.mktemp("data")
+    for tar in (FLUENT, NOTO):
+        with tarfile.open(folder / tar, "w") as archive:
+            for number, name in enumerate(NAMES):
+                cutout = Image.new("RGBA", (256, 256), (0, 0, 0, 0))
+                box = (40, 60 + 20 * number, 200, 180)
+                ImageDraw.Draw(cutout).ellipse(box, fill=(250, 80 * number, 40, 255))
+                keywords = [name.sprite, "shared", f"own {name.name}"]
+                add(archive, f"s_{number}", cutout, "webp", caption=name.sprite, keywords=keywords)
+    rng = np.random.default_rng(0)
+    for tar, count, side in ((SCENERY, 10, 200), *((tar, 12, 64) for tar in PHOTOGRAPHS)):
+        with tarfile.open(folder / tar, "w") as archive:
+            for number in range(count):
+                picture = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+                add(archive, f"p_{number:02d}", picture, "jpg", caption="", keywords=[])
+    return folder
+
+
+@pytest.fixture
+def compositor(data: Path) -> Compositor:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    pool = background_pool([grey], grey[None], 8, 64, seed=0)
+    return Compositor(load_sprites(data, NAMES), pool)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- words ---
+
+
+def test_names_are_distinct_and_lower_case() -> None:
+    names = [name.name for name in vocabulary()]
+    assert len(set(names)) == len(names)
+    assert all(name == name.lower() for name in names)
+    assert 120 <= len(names) <= 150
+
+
+@pytest.mark.parametrize(
+    ("name", "phrase"),
+    [("guitar", "a guitar"), ("owl", "an owl"), ("unicorn", "a unicorn"), ("ufo", "a ufo")],
+)
+def test_phrases_take_the_right_article(name: str, phrase: str) -> None:
+    assert Name(name=name, group="", sprite=name).phrase() == phrase
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_caption_probabilities_add_up(name: Name) -> None:
+    drawn = captions(name, ("own word",))
+    assert sum(weight for _, weight in drawn) == pytest.approx(1)
+    assert sum(weight for text, weight in drawn if name.name in text) == pytest.approx(0.85)
+
+
+def test_one_caption_in_ten_is_empty(tmp_path: Path) -> None:
+    words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
+    table = text_to_image.Captions(NAMES, {}, words)
+    empty_scenes = 0.09
+    share = (1 - empty_scenes) * table.weights[0, 0] + empty_scenes * table.weights[-1, 0]
+    assert float(share) == pytest.approx(0.10, abs=0.005)
+    assert float(table.weights.sum(1).sub(1).abs().max()) < 1e-5
+    drawn = table.draw(torch.tensor([0, 2, -1]), generator())
+    assert drawn.shape == (3, 24)
+
+
+def test_tokenizer_gives_every_text_an_id_and_the_end_the_largest(tmp_path: Path) -> None:
+    words = tokenizer.train(
+        [t for n in NAMES for t, _ in captions(n)] + [t for t, _ in EMPTY_SCENE], 600, 24, tmp_path
+    )
+    assert max(words.get_vocab().values()) == words.eos_token_id == words.pad_token_id
+    ids = words("A BALL, zürich ☃")["input_ids"]
+    assert ids[0] == words.bos_token_id
+    assert ids.count(words.eos_token_id) == 1, "an unknown symbol became the end of the text"
+    assert words.tokenize("a ball") == ["a</w>", "ball</w>"]
+    assert {p.name for p in tmp_path.iterdir()} >= {"vocab.json", "merges.txt", "tokenizer.json"}
+
+
+# --- pictures ---
+
+
+def test_keywords_that_two_names_share_teach_neither(data: Path) -> None:
+    sprites = load_sprites(data, NAMES)
+    assert sprites.keywords["ball"] == ("ball", "own ball")
+    with pytest.raises(InvalidInput, match="no cut-out shows ghost"):
+        load_sprites(data, (*NAMES, Name(name="ghost", group="", sprite="ghost")))
+
+
+def test_composites_repeat_and_their_masks_are_exact(compositor: Compositor) -> None:
+    compositor.shadows, compositor.empty = False, 0.3
+    drawn, again = compositor.draw(64, generator(3)), compositor.draw(64, generator(3))
+    assert torch.equal(drawn.image, again.image)
+    assert drawn.image.min() >= 0
+    assert drawn.image.max() <= 1
+    empty = drawn.name < 0
+    assert 5 < int(empty.sum()) < 35  # binomial, 64 draws of 0.3
+    assert (drawn.alpha[empty] == 0).all()
+    assert (drawn.alpha[~empty].amax((1, 2, 3)) > 0.9).all(), "an object is not in its picture"
+    seen = (drawn.alpha > 0).float().mean((1, 2, 3))[~empty]
+    assert float(seen.max()) < 0.9
+
+
+def test_objects_that_fly_cast_no_shadow(compositor: Compositor) -> None:
+    drawn = compositor.draw(128, generator(1))
+    darkest = drawn.shadow.amax((1, 2, 3))
+    assert (darkest[drawn.name == 0] == 0).all()
+    assert (darkest[drawn.name == 1] > 0.2).float().mean() > 0.5
+
+
+# --- training ---
+
+
+def test_rate_warms_up_stays_and_falls_to_nothing() -> None:
+    assert rate(0.01, warmup=0.02) == pytest.approx(0.5)
+    assert rate(0.5, warmup=0.02) == 1
+    assert rate(1, warmup=0.02) == 0
+
+
+def line(folder: Path, samples: int) -> tuple[Run, nn.Linear]:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 1)
+    draws = generator(5)
+    run = Run(folder, "line", {"line": layer}, draws, samples, 4, 1e-2)
+
+    def step() -> torch.Tensor:
+        x = torch.randn(4, 3, generator=draws)
+        return (layer(x)[:, 0] - x.sum(1)).square().mean()
+
+    run.train(step)
+    return run, layer
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A constant rate: with the schedule, half of a run is another run.
+    monkeypatch.setattr("bld.training.loop.rate", lambda done, *, warmup: 1.0)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole_run, whole = line(tmp_path / "whole", 80)
+    line(tmp_path / "parts", 40)
+    resumed_run, resumed = line(tmp_path / "parts", 80)
+    assert torch.equal(whole.weight, resumed.weight)
+    assert torch.equal(
+        whole_run.averages["line"].weights["weight"], resumed_run.averages["line"].weights["weight"]
+    )
+    assert resumed_run.done == 80
+
+
+def test_normalising_latents_changes_no_picture() -> None:
+    torch.manual_seed(0)
+    recipe = RECIPES["tiny"]
+    vae = autoencoder.build(recipe.autoencoder, recipe.size).eval()
+    images = torch.rand(16, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = vae.decode(vae.encode(images).latent_dist.mode()).sample
+        autoencoder.normalise_latents(vae, images)
+        z = vae.encode(images).latent_dist.mode()
+        after = vae.decode(z).sample
+    # float32 rounding through two layers that now scale and unscale by the deviations
+    assert float((after - before).abs().max()) < 1e-4
+    assert z.std((0, 2, 3)).tolist() == pytest.approx([1] * 4, abs=1e-3)
+    assert z.mean((0, 2, 3)).tolist() == pytest.approx([0] * 4, abs=1e-3)
+
+
+def test_timesteps_favour_the_middle_and_reach_both_ends() -> None:
+    drawn = text_to_image.Timesteps().draw(20_000, generator())
+    assert int(drawn.min()) < 10
+    assert int(drawn.max()) >= 995
+    middle = ((drawn > 250) & (drawn < 750)).float().mean()
+    assert 0.5 < float(middle) < 0.6, "of evenly drawn ones it is exactly one half"
+
+
+def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from bld.training import run
+
+    monkeypatch.setattr(run, "vocabulary", lambda: NAMES)
+    run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
+    report = json.loads((tmp_path / "run" / "sheet.json").read_text())
+    assert report["edits"] == len(NAMES)
+    assert 0 <= report["top_1"] <= report["top_5"] <= 1
+    with Image.open(tmp_path / "run" / "sheet.png") as sheet:
+        assert sheet.width > 0
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline("a ball", num_inference_steps=2, output_type="np").images[0]
+    assert image.shape == (64, 64, 3)
+    weights = [p for p in (tmp_path / "run" / "vae").glob("*.safetensors")]
+    made = weights[0].stat().st_mtime_ns
+    run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
+    assert weights[0].stat().st_mtime_ns == made, "a part that was done ran again"
+
+
+def test_bad_requests_are_refused(tmp_path: Path) -> None:
+    from bld.training.run import start
+
+    with pytest.raises(InvalidInput, match="choose one of cpu, tiny"):
+        start("all", recipe="huge", data=tmp_path, folder=tmp_path, samples=None)
+    with pytest.raises(InvalidInput, match="no training data at"):
+        start("autoencoder", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=None)
+    with pytest.raises(InvalidInput, match="run bld train autoencoder first"):
+        start("text-to-image", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=None)
+    with pytest.raises(InvalidInput, match="--samples goes with a part that trains"):
+        start("export", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=5)
+    with pytest.raises(InvalidInput, match="choose one of"):
+        start("everything", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None)  # type: ignore[arg-type]
