@@ -1,5 +1,7 @@
 """The models that run beside diffusers: two of random weights, and the bundled one."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def models(folders: dict[str, Path]) -> dict[str, UNetModel]:
-    """The models of `folders`, on the CPU. An absent bundled model is an error: it is in the package."""
-    loaded = {}
-    for name, folder in folders.items():
-        model = load_model("mini" if name == "mini" else str(folder), device="cpu")
+def loaded(folders: dict[str, Path]) -> Callable[[str], UNetModel]:
+    """A model of `folders`, on the CPU. Without the bundled one its tests fail: it is in the package."""
+
+    @cache
+    def by_name(name: str) -> UNetModel:
+        model = load_model("mini" if name == "mini" else str(folders[name]), device="cpu")
         assert isinstance(model, UNetModel)
-        loaded[name] = model
-    return loaded
+        return model
+
+    return by_name

@@ -122,6 +122,11 @@ def test_floats_beyond_0_to_1_are_refused(values: list[float]) -> None:
         read_mask(np.array([values]), max_pixels=LIMIT)
 
 
+def test_float_alpha_is_checked_too() -> None:
+    with pytest.raises(InvalidInput, match=r"expected \[0, 1\]"):
+        read_mask(np.array([[[0, 0, 0, 7.0]]]), max_pixels=LIMIT)
+
+
 def test_masks_of_other_types_are_refused() -> None:
     with pytest.raises(InvalidInput, match=r"int64, expected bool, uint8"):
         read_mask(np.array([[0, 1]]), max_pixels=LIMIT)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import ImageCms
 
 from bld.images import Photograph
-from bld.masks import Box
+from bld.masks import Box, feather_inside
 from bld.options import FIELDS, Reconstruction
 from bld.reconstruct import WAYS, Scene, background_error, reconstruct
 
@@ -125,6 +125,16 @@ def test_stitch_feathers_the_mask_not_the_crop() -> None:
     np.testing.assert_array_equal(
         reconstruct("stitch", cut).pixels[:, :6], reconstruct("stitch", whole).pixels[:, :6]
     )
+
+
+def test_stitch_rounds_to_the_nearest_level() -> None:
+    """A feather of black and white: always rounding down would darken every soft edge."""
+    feathered = Scene(**{**vars(scene(feather=6)), "decoded": np.ones((8, 8, 3), np.float32)})
+    black = Photograph(np.zeros((8, 8, 3), np.uint8))
+    pixels = reconstruct("stitch", Scene(**{**vars(feathered), "photograph": black})).pixels
+    weight = feather_inside(feathered.mask, 6)[..., None].astype(np.float64)
+    assert np.abs(pixels - 255 * weight).max() <= 0.5
+    assert ((255 * weight) % 1 > 0.5).any()  # some of it had to go up
 
 
 def test_sixteen_bits_are_generated_in_sixteen_bits() -> None:

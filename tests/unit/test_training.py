@@ -115,6 +115,20 @@ def test_tokenizer_gives_every_text_an_id_and_the_end_the_largest(tmp_path: Path
     assert {p.name for p in tmp_path.iterdir()} >= {"vocab.json", "merges.txt", "tokenizer.json"}
 
 
+def test_the_text_encoder_says_the_name_at_every_padding_token(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = RECIPES["tiny"].text_to_image
+    words = tokenizer.train(
+        [t for n in NAMES for t, _ in captions(n)], recipe.vocabulary, recipe.tokens, tmp_path
+    )
+    encoder = text_to_image.build_text_encoder(recipe, words)
+    table = text_to_image.Captions(NAMES, {}, words)
+    before = text_to_image.learn_names(encoder, table, len(NAMES), 1, generator())
+    after = text_to_image.learn_names(encoder, table, len(NAMES), 60, generator())
+    assert before < 0.6
+    assert after > 0.95
+
+
 # --- pictures ---
 
 
@@ -226,7 +240,7 @@ def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a ball", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
-    weights = [p for p in (tmp_path / "run" / "vae").glob("*.safetensors")]
+    weights = list((tmp_path / "run" / "vae").glob("*.safetensors"))
     made = weights[0].stat().st_mtime_ns
     run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
     assert weights[0].stat().st_mtime_ns == made, "a part that was done ran again"

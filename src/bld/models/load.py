@@ -46,9 +46,12 @@ def _fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.txt", "*.safetensors"]
+    from bld.models.unet import PARTS
+
+    wanted = ["model_index.json", *(f"{part}/*" for part in PARTS)]
+    unwanted = ["*.bin", "*.ckpt", "*.msgpack", "*.fp16.*", "*non_ema*"]  # second copies of the weights
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelUnavailable(
             f"model {name}: no folder of that name, and the hub does not give it "

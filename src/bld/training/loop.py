@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 SECONDS_BETWEEN_CHECKPOINTS = 180
-STEPS_BETWEEN_LOGS = 50
+STEPS_BETWEEN_LOGS = 100
+STEPS_BETWEEN_AVERAGES = 4
 log_ = logging.getLogger(__name__)
 
 
@@ -58,14 +59,16 @@ class Run:
     learning_rate: float
     warmup: float = 0.02
     device: str = "cpu"
+    pace: dict[str, float] = field(default_factory=dict)  # share of the learning rate, per module
 
     def __post_init__(self) -> None:
-        parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.parameters = parameters
+        groups: list[dict[str, Any]] = []
+        for name, module in self.modules.items():
+            trained = [p for p in module.parameters() if p.requires_grad]
+            facts = {"pace": self.pace.get(name, 1.0)}
+            groups.append({"params": [p for p in trained if p.ndim > 1], **facts})
+            groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, **facts})
+        self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.AdamW(
             groups,
             lr=self.learning_rate,
@@ -109,7 +112,7 @@ class Run:
         while self.done < self.samples:
             factor = rate(self.done / self.samples, warmup=self.warmup)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * max(factor, 1e-3)
+                group["lr"] = self.learning_rate * group["pace"] * max(factor, 1e-3)
             loss = step()
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -118,8 +121,9 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             self.done += self.batch
             number = self.done // self.batch
-            for average in self.averages.values():
-                average.update(number)
+            if number % STEPS_BETWEEN_AVERAGES == 0:
+                for average in self.averages.values():
+                    average.update(number // STEPS_BETWEEN_AVERAGES)
             losses.append(loss.detach())
             if number % STEPS_BETWEEN_LOGS == 0:
                 self.log(losses, factor, time.monotonic() - started)

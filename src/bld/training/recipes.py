@@ -27,11 +27,12 @@ class TextToImage:
     text_width: int = 256
     text_layers: int = 2
     tokens: int = 24
+    naming: int = 200  # batches of captions that the text encoder reads before the first picture
     vocabulary: int = 1536
-    batch: int = 48
+    batch: int = 16
     bank: int = 12_288  # latents kept; each serves `reuse` times before it is replaced
     reuse: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ RECIPES: dict[str, Recipe] = {
             text_width=32,
             batch=8,
             bank=64,
+            naming=4,
             vocabulary=640,
         ),
         judge=Judge(samples=64, batch=16),
