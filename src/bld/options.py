@@ -8,7 +8,7 @@ import dataclasses
 import math
 import random
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from bld.errors import InvalidInput
 
@@ -106,6 +106,9 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
 def flag(name: str) -> str:
     """The command-line spelling of an option, as in messages: "--guidance-scale"."""
     return "--" + name.replace("_", "-")
@@ -114,19 +117,19 @@ def flag(name: str) -> str:
 def check(name: str, value: Any) -> None:
     """Raise InvalidInput if `value` is not one that the option `name` takes."""
     option = FIELDS[name]
+    takes = get_args(option.type) or (option.type,)  # of "int | None" both, of a Literal its choices
     if value is None and option.default is None:
         return
-    choices = {"reconstruct": Reconstruction, "mask_mode": MaskMode}.get(name)
-    if choices and value not in get_args(choices):
-        raise InvalidInput(f"{flag(name)} {value}: choose one of {', '.join(get_args(choices))}")
-    if isinstance(value, bool | str):
+    if get_origin(option.type) is Literal:
+        if value not in takes:
+            raise InvalidInput(f"{flag(name)} {value}: choose one of {', '.join(takes)}")
         return
+    kind = takes[0]
+    accepted = int | float if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise InvalidInput(f"{flag(name)} {value!r}: expected {_KINDS[kind]}")
     low, high = option.metadata["low"], option.metadata["high"]
-    whole = isinstance(option.default, int) or name in ("seed", "feather")
-    if not isinstance(value, int | float) or (whole and not isinstance(value, int)):
-        kind = "a whole number" if whole else "a number"
-        raise InvalidInput(f"{flag(name)} {value!r}: expected {kind}")
-    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+    if low is not None and not low <= value <= (math.inf if high is None else high):
         span = f"at least {low}" if high is None else f"from {low} to {high}"
         raise InvalidInput(f"{flag(name)} {value}: expected {span}")
 

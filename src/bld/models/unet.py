@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +31,25 @@ class UNetModel:
 
         index = check_layout(folder)
 
-        def part(kind: Any, subfolder: str, **options: Any) -> Any:
-            try:
-                return kind.from_pretrained(folder, subfolder=subfolder, use_safetensors=True, **options)
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise ModelUnavailable(f"{folder}: cannot load its {subfolder}: {reason}") from error
+        def network(kind: Any, part: str, **options: Any) -> Any:
+            with _loading(folder, part):
+                module, found = kind.from_pretrained(
+                    folder / part, use_safetensors=True, output_loading_info=True, **options
+                )
+                made_up = [*found["missing_keys"], *found["mismatched_keys"]]
+                if made_up:  # both libraries would go on with random numbers
+                    raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
+                return module.to(device).eval().requires_grad_(False)
 
-        self.vae = part(AutoencoderKL, "vae", torch_dtype=dtype).to(device).eval()
-        self.unet = part(UNet2DConditionModel, "unet", torch_dtype=dtype).to(device).eval()
-        self.text_encoder = part(CLIPTextModel, "text_encoder", dtype=dtype).to(device).eval()
-        self.scheduler_config = DDIMScheduler.load_config(folder, subfolder="scheduler")
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        for module in (self.vae, self.unet, self.text_encoder):
-            module.requires_grad_(False)
+        self.vae = network(AutoencoderKL, "vae", torch_dtype=dtype)
+        self.unet = network(UNet2DConditionModel, "unet", torch_dtype=dtype)
+        self.text_encoder = network(CLIPTextModel, "text_encoder", dtype=dtype)
+        with _loading(folder, "scheduler"):
+            self.scheduler_config = DDIMScheduler.load_config(folder / "scheduler")
+        with _loading(folder, "tokenizer"):
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+            if self.tokenizer.model_max_length > self.text_encoder.config.max_position_embeddings:
+                raise ValueError("it does not say how long a prompt may be (tokenizer_config.json)")
         if self.unet.config.in_channels != self.vae.config.latent_channels:
             raise ModelUnavailable(
                 f"{folder}: its UNet takes {self.unet.config.in_channels} channels, not the latent's "
@@ -130,18 +137,31 @@ class UNetModel:
         return predict
 
 
+@contextmanager
+def _loading(folder: Path, part: str) -> Iterator[None]:
+    """Name the part that cannot be loaded, in one line."""
+    try:
+        yield
+    except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError, JSONDecodeError, ...
+        reason = str(error).partition("\n")[0].strip() or type(error).__name__
+        raise ModelUnavailable(f"{folder}: cannot load its {part}: {reason}") from error
+
+
 def check_layout(folder: Path) -> dict[str, Any]:
     """The folder's model_index.json, after a look that every part is there and of this family."""
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         raise ModelUnavailable(f"{folder}: no model_index.json, so not a diffusers model folder")
-    index: dict[str, Any] = json.loads(index_file.read_text(encoding="utf-8"))
+    try:
+        index: dict[str, Any] = json.loads(index_file.read_text(encoding="utf-8"))
+        found = [index[part][1] for part in ("vae", "unet", "text_encoder")]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ModelUnavailable(f"{folder}: its model_index.json does not name its parts") from error
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise ModelUnavailable(
             f"{folder}: its {' and '.join(missing)} is missing; a model folder has {', '.join(PARTS)}"
         )
-    found = [index[part][1] for part in ("vae", "unet", "text_encoder")]
     if found != ["AutoencoderKL", "UNet2DConditionModel", "CLIPTextModel"]:
         raise ModelUnavailable(
             f"{folder}: made of {', '.join(found)}; only Stable Diffusion 1.x and 2.x folders load so far"
@@ -150,10 +170,16 @@ def check_layout(folder: Path) -> dict[str, Any]:
 
 
 def digest(folder: Path) -> str:
-    """A short name for the weights: sha256 over the safetensors files' names, sizes and headers."""
+    """A short name for the weights: sha256 over each safetensors file's name, size and 64 samples of it.
+
+    Samples, because reading gigabytes would take longer than loading them; training moves them all.
+    """
     total = hashlib.sha256()
     for file in sorted(folder.glob("*/*.safetensors")):
+        size = file.stat().st_size
+        total.update(f"{file.relative_to(folder)} {size}".encode())
         with file.open("rb") as content:
-            start_of_file = content.read(1 << 20)
-        total.update(f"{file.relative_to(folder)} {file.stat().st_size}".encode() + start_of_file)
+            for i in range(64):
+                content.seek(size * i // 64)
+                total.update(content.read(1 << 14))
     return total.hexdigest()[:12]

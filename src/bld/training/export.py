@@ -66,6 +66,7 @@ def _halve(weights: Path, *, prefix: str) -> None:
         for key, value in load_file(weights).items()
     }
     save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors makes files that only their owner reads
 
 
 def _state_dtype(config: Path) -> None:

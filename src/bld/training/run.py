@@ -20,6 +20,12 @@ from bld.training.vocabulary import Name, vocabulary
 log = logging.getLogger(__name__)
 Part = Literal["autoencoder", "text-to-image", "decoder", "judge", "export", "sheet", "all"]
 MADE = {"autoencoder": "autoencoder", "text-to-image": "unet", "decoder": "vae", "judge": "judge"}
+LENGTHS = {  # where the recipe says how long a part trains
+    "autoencoder": ("autoencoder", "samples"),
+    "text-to-image": ("text_to_image", "samples"),
+    "decoder": ("autoencoder", "polish"),
+    "judge": ("judge", "samples"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,8 @@ def start(part: Part, *, recipe: str, data: Path, folder: Path, samples: int | N
         raise InvalidInput(f"--recipe {recipe}: choose one of {', '.join(RECIPES)}")
     chosen = RECIPES[recipe]
     if samples is not None:
-        field = part.replace("-", "_")
-        if field not in ("autoencoder", "text_to_image", "judge"):
+        if part not in LENGTHS:
             raise InvalidInput(f"--samples goes with a part that trains, not with {part}")
-        chosen = replace(chosen, **{field: replace(getattr(chosen, field), samples=samples)})
+        group, length = LENGTHS[part]
+        chosen = replace(chosen, **{group: replace(getattr(chosen, group), **{length: samples})})
     Training(chosen, data, folder).run(part)

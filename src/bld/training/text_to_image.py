@@ -131,7 +131,7 @@ def learn_names(
         target = label[:, None].expand_as(ids)[padding]
         loss = F.cross_entropy(logits[padding], target)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         right = float((logits[padding].argmax(-1) == target).float().mean())
     return right
