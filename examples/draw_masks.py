@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 MASKS = Path(__file__).parent / "masks"
 
-# name: (size of the photograph, ellipse or rounded box to edit as left, top, right, bottom)
+# name: (size of the photograph, the box of the ellipse to edit as left, top, right, bottom)
 SHAPES = {
     "coffee": ((600, 400), (440, 20, 590, 170)),
 }
@@ -17,7 +17,7 @@ def main() -> None:
     MASKS.mkdir(exist_ok=True)
     for name, (size, box) in SHAPES.items():
         mask = Image.new("L", size, 0)
-        ImageDraw.Draw(mask).rounded_rectangle(box, radius=30, fill=255)
+        ImageDraw.Draw(mask).ellipse(box, fill=255)
         mask.save(MASKS / f"{name}.png")
 
 

@@ -175,7 +175,7 @@ def digest(folder: Path) -> str:
     Samples, because reading gigabytes would take longer than loading them; training moves them all.
     """
     total = hashlib.sha256()
-    for file in sorted(folder.glob("*/*.safetensors")):
+    for file in sorted(file for part in PARTS for file in (folder / part).glob("*.safetensors")):
         size = file.stat().st_size
         total.update(f"{file.relative_to(folder)} {size}".encode())
         with file.open("rb") as content:

@@ -91,8 +91,14 @@ class Training:
 
     def run(self, part: Part) -> None:
         """Run a part, or all of them in order; parts that are done are skipped by "all"."""
-        torch.set_flush_denormal(True)
         self.folder.mkdir(parents=True, exist_ok=True)
+        torch.set_flush_denormal(True)  # a setting of the whole process, so it is put back
+        try:
+            self._run(part)
+        finally:
+            torch.set_flush_denormal(False)
+
+    def _run(self, part: Part) -> None:
         for name in get_args(Part)[:-1] if part == "all" else (part,):
             if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
                 log.info("%s: already there", name)
