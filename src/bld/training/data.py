@@ -21,7 +21,7 @@ PHOTOGRAPHS = ("photos-grocery-256.tar", "photos-clothing-256.tar")
 
 SPRITE_SIDE = 160  # canvas of a cut-out, px; its long side fills SPRITE_FILL of it
 SPRITE_FILL = 0.9
-HELD_OUT_SCENES = 8  # of 43: the last ones by name are for evaluation only
+HELD_OUT_SCENES = 8  # of 47: the last ones by name are for evaluation only
 PHOTO_SIDE = 192  # photographs are kept at this side, px
 
 
