@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -22,13 +22,13 @@ from bld import colour, png
 from bld.colour import from_srgb, to_srgb
 from bld.decode import Raster, Source, decode
 from bld.errors import BldError, InvalidInput
+from bld.options import MaskMode
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "MaskImage",
-    "MaskMode",
     "Photograph",
     "Source",
     "from_srgb",
@@ -47,7 +47,6 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
-MaskMode = Literal["auto", "luminance", "alpha"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,9 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_SEED = 2**63 - 1
 
 
-def _option(
-    default: Any, help: str, *, low: float | None = None, high: float | None = None, flag: str = ""
-) -> Any:
-    """A field with its help text, its inclusive range and, where it differs, its command-line flag."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "flag": flag})
+def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and its inclusive range."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,7 @@ class EditOptions:
     )
     batch_size: int = _option(
         4,
-        "candidates denoised together; changes speed and memory, not the pictures",
+        "candidates denoised together: speed and memory; a picture changes by rounding at most",
         low=1,
         high=256,
     )

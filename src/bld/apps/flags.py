@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -16,17 +16,12 @@ GROUPS = {
     "Finish": ("reconstruct", "feather"),
     "Limits": ("max_pixels",),
 }
-WHOLE = ("seed", "feather")  # whole numbers whose default is open
-NUMBERS = ("guidance_scale",)
 
 
 def _kind(name: str) -> type:
-    default = FIELDS[name].default
-    if name in WHOLE:
-        return int
-    if name in NUMBERS:
-        return float
-    return bool if default is None else type(default)
+    """What the flag takes: int for a field of "int | None", str for one of several choices."""
+    takes = (get_args(FIELDS[name].type) or (FIELDS[name].type,))[0]
+    return takes if isinstance(takes, type) else str
 
 
 def parameter(name: str, group: str) -> inspect.Parameter:
