@@ -47,7 +47,8 @@ class Run:
     """One resumable training run. `step(batch_number)` returns a loss tensor; the rest is here.
 
     The checkpoint holds weights, averages, optimiser, the generator that draws the data and the count,
-    so a run that is stopped at any minute goes on as if it had not been (CPU runs: bit for bit).
+    so a run that is stopped at any minute goes on from its last checkpoint, bit for bit if `step` keeps
+    no state of its own (the latents of text-to-image are drawn anew).
     """
 
     folder: Path
@@ -58,7 +59,6 @@ class Run:
     batch: int
     learning_rate: float
     warmup: float = 0.02
-    device: str = "cpu"
     pace: dict[str, float] = field(default_factory=dict)  # share of the learning rate, per module
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class Run:
         temporary.replace(self.checkpoint)
 
     def load(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.done = state["done"]
         for key, module in self.modules.items():
             module.load_state_dict(state["modules"][key])
