@@ -144,6 +144,15 @@ COLOURS = {
 }
 
 
+def painter(cell: int) -> nn.Module:
+    """A decoder of three channels that paints each latent cell in it, with weights that can be tuned."""
+    layer = nn.ConvTranspose2d(3, 3, cell, stride=cell)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(3)[..., None, None].expand(3, 3, cell, cell))
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 class GaussianModel:
     """A LatentModel that is right by construction: its pictures are noise around the prompt's colour.
 
@@ -171,6 +180,9 @@ class GaussianModel:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         return F.interpolate(z, scale_factor=self.latent_factor, mode="nearest")
+
+    def decoder(self) -> nn.Module:
+        return painter(self.latent_factor)
 
     def excess(self, prompt: str) -> str:
         return " ".join(prompt.split()[self.longest_prompt :])

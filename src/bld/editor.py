@@ -1,9 +1,10 @@
 """The editor: photograph, mask and prompt in, edited photographs out."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from bld import masks
 from bld.blend import blend
 from bld.errors import InvalidInput
+from bld.fidelity import Fidelity, fidelity
 from bld.images import (
     Photograph,
     Source,
@@ -19,15 +21,14 @@ from bld.images import (
     open_photograph,
     read_mask,
     resize_mask,
-    resize_pixels,
-    to_srgb,
+    seen,
     to_tensor,
 )
 from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
-from bld.options import DType, EditOptions, resolve
-from bld.reconstruct import BackgroundError, Scene, background_error, reconstruct
+from bld.options import TUNED, DType, EditOptions, Reconstruction, resolve
+from bld.reconstruct import Scene, length, reconstruct
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,11 +39,15 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One edited photograph, the seed that makes it, and what it did to the background."""
+    """One edited photograph, the seed that makes it, and what it did to the background.
+
+    reconstruction: the way it went, which for all but the best may be another than the one asked for.
+    """
 
     photograph: Photograph
     seed: int
-    background: BackgroundError
+    reconstruction: Reconstruction
+    fidelity: Fidelity
 
     @property
     def image(self) -> "Image":
@@ -50,6 +55,22 @@ class Candidate:
         from bld.images import to_pil
 
         return to_pil(self.photograph)
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What the model made, before the decoder: enough to finish an edit once more in another way.
+
+    z_init: 1 c h w, E(x). z_0: n c h w, of each candidate. seeds: n, of each candidate.
+    """
+
+    z_init: torch.Tensor
+    z_0: torch.Tensor
+    seeds: tuple[int, ...]
+
+    def of(self, candidates: Sequence[int]) -> "Latents":
+        """Those of some candidates, by their places."""
+        return Latents(self.z_init, self.z_0[list(candidates)], tuple(self.seeds[i] for i in candidates))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +90,7 @@ class EditResult:
     mask: FloatArray
     crop: Crop
     round_trip: Photograph
+    latents: Latents
     notes: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -148,23 +170,51 @@ class Editor:
         task = self._check(image, mask, prompt, options or EditOptions(**changes))
         stages = _Stages(progress)
         with stages.stage("encode", 1) as done:
-            z_init = self.model.encode(to_tensor(self._seen(task)))
+            z_init = self.model.encode(to_tensor(seen(task.photograph, task.crop.box.slices, task.crop.size)))
             done(1)
-        latents = self._blend(task, z_init, stages)
-        with stages.stage("decode", 1 + len(latents)) as done:
+        return self._finish(task, self._blend(task, z_init, stages), stages)
+
+    def finish(
+        self,
+        image: Source,
+        mask: Source,
+        prompt: str,
+        latents: Latents,
+        *,
+        options: EditOptions,
+        progress: Progress | None = None,
+    ) -> EditResult:
+        """The last stages of an edit, from the latents that it left: decode and reconstruct.
+
+        Image, mask, prompt and options are those of the edit, but for the finish (reconstruct, feather,
+        tune_...). Raises InvalidInput as `edit` does, and for latents of another picture or mask.
+        """
+        task = self._check(image, mask, prompt, replace(options, candidates=len(latents.seeds)))
+        if tuple(latents.z_init.shape[-2:]) != task.m_latent.shape:
+            raise InvalidInput(
+                f"the latents have {latents.z_init.shape[-2]}x{latents.z_init.shape[-1]} cells, this edit "
+                f"{task.m_latent.shape[0]}x{task.m_latent.shape[1]}: give the picture and mask that made them"
+            )
+        return self._finish(task, latents, _Stages(progress))
+
+    def _finish(self, task: _Task, latents: Latents, stages: _Stages) -> EditResult:
+        """Decode every candidate and reconstruct its background."""
+        with stages.stage("decode", 1 + len(latents.seeds)) as done:
             decoded = []
-            for number, z in enumerate([z_init[0], *latents]):
+            for number, z in enumerate([latents.z_init[0], *latents.z_0]):
                 decoded.append(from_tensor(self.model.decode(z[None]))[0])
                 done(number + 1)
-        with stages.stage("reconstruct", 1) as done:
-            candidates = tuple(
-                self._finish(task, picture, seed)
-                for picture, seed in zip(decoded[1:], self._seeds(task.options), strict=True)
-            )
-            round_trip = reconstruct("none", _scene(task, decoded[0]))
-            done(1)
+        ways = self._ways(task.options)
+        candidates, before = [], 0
+        with stages.stage("reconstruct", sum(length(way, task.options) for way in ways)) as done:
+            for way, picture, z, seed in zip(ways, decoded[1:], latents.z_0, latents.seeds, strict=True):
+                report = partial(lambda before, steps: done(before + steps), before)
+                photograph = reconstruct(way, self._scene(task, picture, z[None]), report)
+                found = fidelity(task.photograph, photograph, task.mask)
+                candidates.append(Candidate(photograph, seed, way, found))
+                before += length(way, task.options)
         return EditResult(
-            candidates=candidates,
+            candidates=tuple(candidates),
             prompt=task.prompt,
             options=task.options,
             model=self.model.name,
@@ -172,9 +222,27 @@ class Editor:
             photograph=task.photograph,
             mask=task.mask,
             crop=task.crop,
-            round_trip=round_trip,
+            round_trip=reconstruct("none", self._scene(task, decoded[0], latents.z_init)),
+            latents=latents,
             notes=task.notes,
             seconds=stages.seconds,
+        )
+
+    @staticmethod
+    def _ways(options: EditOptions) -> list[Reconstruction]:
+        """How each candidate is reconstructed: tuning takes a while, so only the best are tuned."""
+        tuned = options.tune_candidates if options.reconstruct in TUNED else options.candidates
+        return [options.reconstruct if i < tuned else "stitch" for i in range(options.candidates)]
+
+    def _scene(self, task: _Task, decoded: FloatArray, z_0: torch.Tensor) -> Scene:
+        return Scene(
+            photograph=task.photograph,
+            box=task.crop.box,
+            mask=task.mask,
+            decoded=decoded,
+            z_0=z_0,
+            decoder=self.model.decoder,
+            options=task.options,
         )
 
     def _check(self, image: Source, mask: Source, prompt: str, options: EditOptions) -> _Task:
@@ -218,15 +286,10 @@ class Editor:
                 notes.append(f"the {what} was cut before {cut!r}")
         return prompt, notes
 
-    def _seen(self, task: _Task) -> FloatArray:
-        """What the model sees: the crop in sRGB at the model's resolution, h w 3 in [0, 1]."""
-        pixels = task.photograph.pixels[task.crop.box.slices]
-        return resize_pixels(to_srgb(pixels, task.photograph.icc_profile), task.crop.size)
-
-    def _blend(self, task: _Task, z_init: torch.Tensor, stages: _Stages) -> list[torch.Tensor]:
-        """z_0 of every candidate, c h w each, a micro-batch at a time."""
+    def _blend(self, task: _Task, z_init: torch.Tensor, stages: _Stages) -> Latents:
+        """z_0 of every candidate, a micro-batch at a time."""
         options, seeds = task.options, self._seeds(task.options)
-        latents: list[torch.Tensor] = []
+        z_0: list[torch.Tensor] = []
         batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
         trajectory = self.model.trajectory(task.prompt, options)
         schedule = (
@@ -242,12 +305,8 @@ class Editor:
                 z = z_init
                 for step, z in enumerate(blend(trajectory, z_init, m_latent, generators)):  # noqa: B007
                     done(number * len(trajectory) + step + 1)
-                latents += list(z)  # the last one
-        return latents
-
-    def _finish(self, task: _Task, decoded: FloatArray, seed: int) -> Candidate:
-        result = reconstruct(task.options.reconstruct, _scene(task, decoded))
-        return Candidate(result, seed, background_error(task.photograph, result, task.mask))
+                z_0.append(z)  # the last one
+        return Latents(z_init, torch.cat(z_0), tuple(seeds))
 
     @staticmethod
     def _seeds(options: EditOptions) -> list[int]:
@@ -255,12 +314,6 @@ class Editor:
         if options.seed is None:
             raise ValueError("options must be resolved")
         return [options.seed + i for i in range(options.candidates)]
-
-
-def _scene(task: _Task, decoded: FloatArray) -> Scene:
-    if task.options.feather is None:
-        raise ValueError("options must be resolved")
-    return Scene(task.photograph, task.crop.box, task.mask, decoded, task.options.feather)
 
 
 def _read_mask(source: Source, size: tuple[int, int], options: EditOptions) -> tuple[FloatArray, list[str]]:

@@ -39,6 +39,7 @@ __all__ = [
     "resize_mask",
     "resize_pixels",
     "save_png",
+    "seen",
     "to_pil",
     "to_srgb",
     "to_tensor",
@@ -144,6 +145,11 @@ def resize_pixels(pixels: FloatArray, size: tuple[int, int]) -> FloatArray:
     if smaller != (width, height):
         resized = np.asarray(cv2.resize(resized, (width, height), interpolation=cv2.INTER_CUBIC))
     return np.clip(resized, np.float32(0), np.float32(1)).astype(np.float32, copy=False)
+
+
+def seen(photograph: Photograph, crop: tuple[slice, slice], size: tuple[int, int]) -> FloatArray:
+    """What a model of `size` sees of a crop: h w 3 in [0, 1], sRGB."""
+    return resize_pixels(to_srgb(photograph.pixels[crop], photograph.icc_profile), size)
 
 
 def to_tensor(rgb: FloatArray) -> "torch.Tensor":

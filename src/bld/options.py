@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args, get_origin
 from bld.errors import InvalidInput
 
 MaskMode = Literal["auto", "luminance", "alpha"]
-Reconstruction = Literal["none", "stitch"]
+Reconstruction = Literal["none", "stitch", "poisson", "latents", "decoder"]
+TUNED: tuple[Reconstruction, ...] = ("latents", "decoder")  # by optimisation, so they take a while
+TuneLoss = Literal["mean", "area"]
 Preset = Literal["paper", "fast"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -47,7 +49,25 @@ class EditOptions:
     negative_prompt: str = _option("", "what the picture should not show")
     reconstruct: Reconstruction = _option(
         "stitch",
-        "background: stitch keeps every pixel outside the mask, none is the decoder's picture as it is",
+        "background: stitch and poisson keep every pixel outside the mask, latents and decoder tune the "
+        "latent or the decoder's weights towards it, none is the decoder's picture as it is",
+    )
+    tune_candidates: int = _option(
+        1, "how many of the best candidates latents and decoder are run on; the others are stitched",
+        low=1, high=256,
+    )  # fmt: skip
+    tune_steps: int = _option(75, "steps of latents and decoder, at most", low=1, high=10_000)
+    tune_lr: float = _option(1e-4, "their learning rate (Adam)", low=1e-7, high=1)
+    tune_weight: float = _option(
+        100.0, "how much the background counts in their loss beside the edit", low=0, high=1e6
+    )
+    tune_loss: TuneLoss = _option(
+        "mean",
+        "mean: over all elements, as in the paper; area: each side of the mask by its own area",
+    )
+    tune_psnr: float = _option(100.0, "stop once the background has that PSNR, in dB", low=1, high=100)
+    tune_foreground: bool = _option(
+        True, "hold the edit as it is while the background is tuned; without, its colours go dull"
     )
     feather: int | None = _option(
         None,

@@ -4,18 +4,23 @@ Every way has one signature: it takes a `Scene` and returns the crop's pixels. W
 is never touched by any of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
-from bld.images import Photograph, from_srgb, resize_pixels
+from bld import poisson as gradient_domain
+from bld.images import Photograph, from_srgb, from_tensor, resize_pixels, seen, to_tensor
 from bld.masks import Box, FloatArray, feather_inside
-from bld.options import Reconstruction
+from bld.options import TUNED, EditOptions, Reconstruction
 
 Array = npt.NDArray[Any]
+Report = Callable[[int], None]
+"""Called with the number of tuning steps that are done. An exception it raises ends the reconstruction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,64 +28,142 @@ class Scene:
     """One candidate before its background is reconstructed.
 
     photograph: the whole of it. box: the crop the model worked on. mask: h w of the photograph, 1 = edit.
-    decoded: D(z_0) at the model's size, h w 3 in [0, 1], sRGB. feather: width of a soft edge, px.
+    decoded: D(z_0) at the model's size, h w 3 in [0, 1], sRGB. z_0: 1 c h w. decoder: makes a copy of D
+    that may be tuned. options: resolved.
     """
 
     photograph: Photograph
     box: Box
     mask: FloatArray
     decoded: FloatArray
-    feather: int
+    z_0: torch.Tensor
+    decoder: Callable[[], nn.Module]
+    options: EditOptions
 
-    def generated(self) -> Array:
-        """The decoder's picture at the crop's size, in the photograph's colour space and depth."""
-        rgb = resize_pixels(self.decoded, (self.box.height, self.box.width))
+    @property
+    def original(self) -> Array:
+        """The photograph's own pixels in the crop."""
+        return self.photograph.pixels[self.box.slices]
+
+    def generated(self, decoded: FloatArray) -> Array:
+        """A picture of the model's at the crop's size, in the photograph's colour space and depth."""
+        rgb = resize_pixels(decoded, (self.box.height, self.box.width))
         return from_srgb(rgb, self.photograph.icc_profile, self.photograph.pixels.dtype)
 
 
-def none(scene: Scene) -> Array:
+def none(scene: Scene, report: Report) -> Array:
     """The decoder's picture as it is, background and all."""
-    return scene.generated()
+    return scene.generated(scene.decoded)
 
 
-def stitch(scene: Scene) -> Array:
+def stitch(scene: Scene, report: Report) -> Array:
     """The decoder's picture inside the mask, the photograph's own pixels outside, to the byte.
 
     The edge is feathered on the inside only, over the whole photograph's mask, so that a mask that
     runs past the crop is not feathered at the crop's border.
     """
-    original = scene.photograph.pixels[scene.box.slices]
-    weight = feather_inside(scene.mask, scene.feather)[scene.box.slices][..., None]
-    mixed = np.rint(original + weight * (scene.generated().astype(np.float64) - original))
+    if scene.options.feather is None:
+        raise ValueError("options must be resolved")
+    original = scene.original
+    weight = feather_inside(scene.mask, scene.options.feather)[scene.box.slices][..., None]
+    mixed = np.rint(original + weight * (scene.generated(scene.decoded).astype(np.float64) - original))
     return np.where(weight > 0, mixed.astype(original.dtype), original)
 
 
-WAYS: dict[Reconstruction, Callable[[Scene], Array]] = {"none": none, "stitch": stitch}
+def poisson(scene: Scene, report: Report) -> Array:
+    """The gradients of the decoder's picture inside the mask, joined to the photograph at its edge.
+
+    Outside the mask the photograph's own pixels, to the byte. Within, colours shift by what the two
+    pictures differ along the edge: where they differ much, the edit takes on the background's colour.
+    """
+    original, limit = scene.original, np.iinfo(scene.photograph.pixels.dtype).max
+    # One pixel more on every side that has one: a mask may end where the crop does.
+    box = scene.box
+    rows = slice(max(0, box.top - 1), box.bottom + 1)
+    columns = slice(max(0, box.left - 1), box.right + 1)
+    around = scene.photograph.pixels[rows, columns]
+    within = (
+        slice(box.top - rows.start, box.bottom - rows.start),
+        slice(box.left - columns.start, box.right - columns.start),
+    )
+    margins = [(w.start, n - w.stop) for w, n in zip(within, around.shape, strict=False)]
+    pasted = np.pad(scene.generated(scene.decoded).astype(np.float64), [*margins, (0, 0)], mode="edge")
+    inside = np.zeros(around.shape[:2], bool)
+    inside[within] = scene.mask[box.slices] > 0
+    joined = gradient_domain.clone(around, pasted, inside)[within]
+    return np.where(inside[within][..., None], np.rint(joined).clip(0, limit), original).astype(
+        original.dtype
+    )
 
 
-def reconstruct(way: Reconstruction, scene: Scene) -> Photograph:
+def latents(scene: Scene, report: Report) -> Array:
+    """D(z*): the latent tuned from z_0 so that it decodes to the photograph outside the mask."""
+    decoder = scene.decoder().requires_grad_(False)
+    z = scene.z_0.detach().clone().requires_grad_()
+    return scene.generated(tune(scene, [z], lambda: decoder(z), report))
+
+
+def decoder(scene: Scene, report: Report) -> Array:
+    """D*(z_0): a copy of the decoder whose weights are tuned for this one picture, and then dropped."""
+    tuned = scene.decoder().requires_grad_(True)
+    return scene.generated(tune(scene, tuned.parameters(), lambda: tuned(scene.z_0), report))
+
+
+def tune(
+    scene: Scene, weights: Iterable[torch.Tensor], decode: Callable[[], torch.Tensor], report: Report
+) -> FloatArray:
+    """Adam on `weights` until `decode` gives the photograph outside the mask and the edit inside.
+
+    The loss of section 4.2: MSE(D * m, x_hat * m) + weight * MSE(D * (1 - m), x * (1 - m)), over all
+    elements. Returns the last picture, h w 3 in [0, 1].
+    """
+    options, optimizer = scene.options, torch.optim.Adam(weights, lr=scene.options.tune_lr)
+    x_hat = decode().detach()  # b 3 h w, about [-1, 1]
+    size = scene.decoded.shape[:2]
+    x = to_tensor(seen(scene.photograph, scene.box.slices, size)).to(x_hat)
+    m = torch.from_numpy(resize_pixels(scene.mask[scene.box.slices], size)).to(x_hat)  # h w, shares edited
+    by_area = options.tune_loss == "area"
+    area, rest = (float(side.square().mean().clamp(min=1e-6)) if by_area else 1.0 for side in (m, 1 - m))
+    for step in range(options.tune_steps):
+        y = decode()
+        background = ((y - x) * (1 - m)).square().mean()
+        if _psnr(float(background.detach()), m) >= options.tune_psnr:
+            break
+        loss = options.tune_weight * background / rest
+        if options.tune_foreground:
+            loss = loss + ((y - x_hat) * m).square().mean() / area
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        report(step + 1)
+    with torch.no_grad():
+        picture: FloatArray = from_tensor(decode())[0]
+    return picture
+
+
+def _psnr(background: float, m: torch.Tensor) -> float:
+    """PSNR outside the mask, dB, from the mean squared error over all elements of [-1, 1] pictures."""
+    error = background / max(float((1 - m).square().mean()), 1e-6)
+    return float(10 * np.log10(4 / max(error, 1e-12)))
+
+
+WAYS: dict[Reconstruction, Callable[[Scene, Report], Array]] = {
+    "none": none,
+    "stitch": stitch,
+    "poisson": poisson,
+    "latents": latents,
+    "decoder": decoder,
+}
+
+
+def length(way: Reconstruction, options: EditOptions) -> int:
+    """How many steps a way reports at most."""
+    return options.tune_steps if way in TUNED else 1
+
+
+def reconstruct(way: Reconstruction, scene: Scene, report: Report = lambda done: None) -> Photograph:
     """The finished photograph: size, depth, profile and alpha are the original's."""
     pixels = scene.photograph.pixels.copy()
-    pixels[scene.box.slices] = WAYS[way](scene)
+    pixels[scene.box.slices] = WAYS[way](scene, report)
+    report(length(way, scene.options))
     return Photograph(pixels, scene.photograph.alpha, scene.photograph.icc_profile)
-
-
-class BackgroundError(NamedTuple):
-    """How far a result is from the photograph outside the mask.
-
-    max: largest difference of a channel, in 8-bit levels (0 to 255). psnr: dB; None if identical or if
-    there is no outside.
-    """
-
-    max: float
-    psnr: float | None
-
-
-def background_error(photograph: Photograph, result: Photograph, mask: FloatArray) -> BackgroundError:
-    """Compare outside the mask, where mask is 0."""
-    scale = 255 / np.iinfo(photograph.pixels.dtype).max
-    difference = result.pixels[mask == 0].astype(np.float64) - photograph.pixels[mask == 0]
-    if not difference.any():
-        return BackgroundError(0.0, None)
-    mean = float(np.square(difference * scale).mean())
-    return BackgroundError(float(np.abs(difference).max() * scale), float(10 * np.log10(255**2 / mean)))

@@ -66,7 +66,7 @@ def test_edit_leaves_its_folder_and_the_background_alone(
     folder = tmp_path / "out"
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert found == {
-        "result.png", "grid.png", "edit.json", "candidates/00.png", "candidates/01.png"
+        "result.png", "grid.png", "edit.json", "latents.safetensors", "candidates/00.png", "candidates/01.png"
     }  # fmt: skip
     inside = pixels(mask)[..., 0] > 0
     before, after = pixels(photo), pixels(folder / "result.png")
@@ -100,6 +100,68 @@ def test_a_picture_tells_the_command_that_gives_the_same_bytes(edit: Run, bld: R
     assert bld(*command[1:], "--output", tmp_path / "again")[0] == 0
     for name in ("result.png", "candidates/00.png", "candidates/01.png", "grid.png"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_reconstruct_gives_what_the_edit_would_have_given(edit: Run, bld: Run, tmp_path: Path) -> None:
+    edit("--seed", 3, "--candidates", 3)
+    out = tmp_path / "out"
+    code, _, _ = bld("reconstruct", out, "--reconstruct", "decoder", "--candidates", "2,0", "--tune-steps", 4)
+    assert code == 0
+    facts = json.loads((out / "decoder" / "edit.json").read_text())
+    assert [(c["number"], c["seed"]) for c in facts["candidates"]] == [(2, 5), (0, 3)]
+    assert {c["reconstruction"] for c in facts["candidates"]} == {"decoder"}
+    assert sorted(p.name for p in (out / "candidates").iterdir()) == ["00.png", "01.png", "02.png"]
+    _, shown, _ = bld("info", out / "decoder" / "result.png")
+    assert bld(*shlex.split(shown.strip().splitlines()[-1])[1:], "--output", tmp_path / "again")[0] == 0
+    for here, there in (("00", "02"), ("01", "00")):
+        np.testing.assert_array_equal(
+            pixels(out / "decoder" / "candidates" / f"{here}.png"),
+            pixels(tmp_path / "again" / "candidates" / f"{there}.png"),
+        )
+
+
+def test_only_the_best_candidates_are_tuned(edit: Run, tmp_path: Path) -> None:
+    edit("--reconstruct", "latents", "--tune-steps", 2, "--candidates", 3, "--tune-candidates", 2)
+    facts = json.loads((tmp_path / "out" / "edit.json").read_text())
+    assert [c["reconstruction"] for c in facts["candidates"]] == ["latents", "latents", "stitch"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--candidates", "0,2"], "--candidates 0,2: expected numbers from 0 to 1"),
+        (["--candidates", "-1"], "--candidates -1: expected numbers"),
+        (["--reconstruct", "glue"], "--reconstruct glue: choose one of none, stitch, poisson"),
+    ],
+)
+def test_reconstruct_refuses(words: list[str], message: str, edit: Run, bld: Run, tmp_path: Path) -> None:
+    edit()
+    before = sorted((tmp_path / "out").rglob("*"))
+    code, out, err = bld("reconstruct", tmp_path / "out", *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
+def test_reconstruct_wants_the_folder_as_the_edit_left_it(
+    edit: Run, bld: Run, photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, _, err = bld("reconstruct", out)
+    assert code == 2
+    assert "give the output folder of bld edit" in err
+    edit()
+    kept = (out / "latents.safetensors").read_bytes()
+    for damaged in (b"", kept[:100]):
+        (out / "latents.safetensors").write_bytes(damaged)
+        code, _, err = bld("reconstruct", out)
+        assert code == 2
+        assert "not the latents of an edit, or damaged" in err
+    (out / "latents.safetensors").write_bytes(kept)
+    photo.write_bytes(photo.read_bytes() + b" ")
+    code, _, err = bld("reconstruct", out)
+    assert code == 2
+    assert "has changed since" in err
 
 
 def test_info_says_when_an_input_has_changed(

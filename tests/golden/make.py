@@ -86,7 +86,9 @@ def scene(dtype: npt.DTypeLike) -> Scene:
         box=Box(2, 5, 36, 36),
         mask=ellipse((40, 48), (20, 22), (14, 16)),
         decoded=rng.random((24, 24, 3), np.float32),
-        feather=4,
+        z_0=torch.zeros(1),  # of no use to stitch
+        decoder=torch.nn.Identity,
+        options=EditOptions(feather=4),
     )
 
 

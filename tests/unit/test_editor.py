@@ -77,7 +77,7 @@ def test_the_prompt_is_painted_inside_the_mask_and_nowhere_else(family: Any) -> 
     # The model's spread is 0.05 on [-1, 1]; what lies beyond pure red is cut, so the mean leans in.
     np.testing.assert_allclose(colour, (1, 0, 0), atol=model.spread)
     np.testing.assert_array_equal(pixels(result)[~inside], NATIVE[~inside])
-    assert result.best.background == (0.0, None)
+    assert result.best.fidelity[:3] == (0.0, None, 1.0)
 
 
 @given(
@@ -163,8 +163,8 @@ def test_none_shows_what_the_decoder_gives(editor: Editor) -> None:
     result = edit(editor, NATIVE, NATIVE_MASK, reconstruct="none")
     cell = (slice(0, 8), slice(0, 8))  # far from the mask: the latents there are the photograph's
     np.testing.assert_array_equal(pixels(result)[cell], result.round_trip.pixels[cell])
-    assert result.best.background.max > 50
-    assert result.best.background.psnr is not None
+    assert result.best.fidelity.max_error > 50
+    assert result.best.fidelity.psnr is not None
 
 
 def test_a_result_says_what_was_asked_and_how_long_it_took(editor: Editor) -> None:
@@ -459,7 +459,7 @@ def test_progress_is_reported_by_stage(editor: Editor) -> None:
     reports: list[tuple[str, int, int]] = []
     edit(editor, candidates=3, batch_size=2, steps=5, progress=lambda *report: reports.append(report))
     assert list(dict.fromkeys(stage for stage, _, _ in reports)) == STAGES
-    totals = {"encode": 1, "blend": 2 * 5, "decode": 1 + 3, "reconstruct": 1}
+    totals = {"encode": 1, "blend": 2 * 5, "decode": 1 + 3, "reconstruct": 3}
     for stage, total in totals.items():
         assert [r[1:] for r in reports if r[0] == stage] == [(done, total) for done in range(total + 1)]
 

@@ -1,18 +1,23 @@
 """Background reconstruction: what each way keeps, and what it puts in."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import ImageCms
 
-from bld.images import Photograph
-from bld.masks import Box, feather_inside
-from bld.options import FIELDS, Reconstruction
-from bld.reconstruct import WAYS, Scene, background_error, reconstruct
+from bld.fidelity import fidelity
+from bld.images import Photograph, to_tensor
+from bld.masks import Box, FloatArray, feather_inside
+from bld.models.unet import UNetModel
+from bld.options import FIELDS, TUNED, EditOptions, Reconstruction
+from bld.reconstruct import WAYS, Scene, reconstruct
+from tests.tiny import painter
 
 DEPTHS = [np.uint8, np.uint16]
 WHOLE = Box(0, 0, 8, 8)
@@ -28,7 +33,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     dtype = draw(st.sampled_from(DEPTHS))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     levels = np.iinfo(dtype).max + 1
-    return Scene(
+    return made(
         photograph=Photograph(
             rng.integers(0, levels, (height, width, 3)).astype(dtype),
             draw(st.sampled_from([None, rng.integers(0, levels, (height, width)).astype(dtype)])),
@@ -41,13 +46,25 @@ def scenes(draw: st.DrawFn) -> Scene:
     )
 
 
+def made(photograph: Photograph, box: Box, mask: FloatArray, decoded: FloatArray, feather: int) -> Scene:
+    """A scene whose latents are the decoded picture itself, and whose decoder has weights to tune."""
+    z_0 = to_tensor(decoded)
+    options = EditOptions(feather=feather, tune_steps=3)
+    return Scene(photograph, box, mask, decoded, z_0, lambda: painter(1), options)
+
+
+def changed(scene: Scene, **options: Any) -> Scene:
+    """The same scene with other options."""
+    return replace(scene, options=replace(scene.options, **options))
+
+
 def scene(dtype: Any = np.uint8, *, box: Box = WHOLE, feather: int = 0) -> Scene:
     """A dark photograph of 8 x 8, a light decoded picture, and a mask over the right half."""
     mask = np.zeros((8, 8), np.float32)
     mask[:, 4:] = 1
     pixels = np.full((8, 8, 3), np.iinfo(dtype).max // 5, dtype)  # 0.2
     decoded = np.full((box.height, box.width, 3), 0.8, np.float32)
-    return Scene(Photograph(pixels), box, mask, decoded, feather)
+    return made(Photograph(pixels), box, mask, decoded, feather)
 
 
 def test_the_ways_are_those_that_may_be_asked_for() -> None:
@@ -89,13 +106,13 @@ def test_stitch_keeps_every_byte_outside_the_mask(given_scene: Scene) -> None:
     photograph, result = given_scene.photograph, reconstruct("stitch", given_scene)
     outside = given_scene.mask == 0
     assert result.pixels[outside].tobytes() == photograph.pixels[outside].tobytes()
-    assert background_error(photograph, result, given_scene.mask) == (0.0, None)
+    assert fidelity(photograph, result, given_scene.mask)[:3] == (0.0, None, 1.0)
 
 
 @given(scenes())
 def test_stitch_stays_between_the_photograph_and_the_generated_picture(given_scene: Scene) -> None:
     original = given_scene.photograph.pixels[given_scene.box.slices].astype(np.int64)
-    generated = given_scene.generated().astype(np.int64)
+    generated = given_scene.generated(given_scene.decoded).astype(np.int64)
     pixels = reconstruct("stitch", given_scene).pixels[given_scene.box.slices]
     assert (pixels >= np.minimum(original, generated)).all()
     assert (pixels <= np.maximum(original, generated)).all()
@@ -103,10 +120,10 @@ def test_stitch_stays_between_the_photograph_and_the_generated_picture(given_sce
 
 @given(scenes())
 def test_stitch_without_a_feather_pastes_by_the_mask(given_scene: Scene) -> None:
-    hard = Scene(**{**vars(given_scene), "feather": 0})
+    hard = changed(given_scene, feather=0)
     inside = hard.mask[hard.box.slices] == 1
     pixels = reconstruct("stitch", hard).pixels[hard.box.slices]
-    np.testing.assert_array_equal(pixels[inside], hard.generated()[inside])
+    np.testing.assert_array_equal(pixels[inside], hard.generated(hard.decoded)[inside])
 
 
 @pytest.mark.parametrize("dtype", DEPTHS)
@@ -129,9 +146,9 @@ def test_stitch_feathers_the_mask_not_the_crop() -> None:
 
 def test_stitch_rounds_to_the_nearest_level() -> None:
     """A feather of black and white: always rounding down would darken every soft edge."""
-    feathered = Scene(**{**vars(scene(feather=6)), "decoded": np.ones((8, 8, 3), np.float32)})
+    feathered = replace(scene(feather=6), decoded=np.ones((8, 8, 3), np.float32))
     black = Photograph(np.zeros((8, 8, 3), np.uint8))
-    pixels = reconstruct("stitch", Scene(**{**vars(feathered), "photograph": black})).pixels
+    pixels = reconstruct("stitch", replace(feathered, photograph=black)).pixels
     weight = feather_inside(feathered.mask, 6)[..., None].astype(np.float64)
     assert np.abs(pixels - 255 * weight).max() <= 0.5
     assert ((255 * weight) % 1 > 0.5).any()  # some of it had to go up
@@ -141,7 +158,7 @@ def test_sixteen_bits_are_generated_in_sixteen_bits() -> None:
     """0.8 of 65535 is 52428; by way of 8 bits it would be a multiple of 257."""
     deep = scene(np.uint16)
     ramp = np.linspace(0.8, 0.801, 64, dtype=np.float32).reshape(8, 8)
-    finer = Scene(**{**vars(deep), "decoded": np.repeat(ramp[..., None], 3, axis=2)})
+    finer = replace(deep, decoded=np.repeat(ramp[..., None], 3, axis=2))
     inside = reconstruct("stitch", finer).pixels[:, 4:, 0]
     np.testing.assert_array_equal(inside, np.rint(ramp[:, 4:].astype(np.float64) * 65535))
     assert len(np.unique(inside)) > 16
@@ -153,14 +170,16 @@ def test_sixteen_bits_are_generated_in_sixteen_bits() -> None:
 @given(scenes())
 def test_none_pastes_the_whole_crop(given_scene: Scene) -> None:
     result = reconstruct("none", given_scene)
-    np.testing.assert_array_equal(result.pixels[given_scene.box.slices], given_scene.generated())
+    np.testing.assert_array_equal(
+        result.pixels[given_scene.box.slices], given_scene.generated(given_scene.decoded)
+    )
 
 
 def test_the_generated_picture_comes_at_the_crops_size() -> None:
     """Two colours side by side at another size: nothing is mirrored, turned or shifted."""
     decoded = np.zeros((4, 8, 3), np.float32)
     decoded[:, 4:] = (1, 0.2, 0)
-    wide = Scene(
+    wide = made(
         Photograph(np.zeros((20, 40, 3), np.uint8)), Box(2, 4, 16, 32), np.ones((20, 40), np.float32),
         decoded, 0,
     )  # fmt: skip
@@ -194,7 +213,7 @@ def test_a_profile_is_used_inside_the_mask_and_untouched_outside() -> None:
     mask = np.zeros((8, 8), np.float32)
     mask[2:6, 2:6] = 1
     red = np.broadcast_to(np.float32([1, 0, 0]), (8, 8, 3)).copy()  # sRGB, as models paint
-    result = reconstruct("stitch", Scene(photograph, Box(0, 0, 8, 8), mask, red, 0))
+    result = reconstruct("stitch", made(photograph, Box(0, 0, 8, 8), mask, red, 0))
     # Red is the third channel there. Within 2 levels: profiles hold 16-bit fixed-point numbers.
     np.testing.assert_allclose(
         result.pixels[3, 3].astype(int), (0, 0, 255), atol=2, err_msg="sRGB red in that space"
@@ -203,28 +222,103 @@ def test_a_profile_is_used_inside_the_mask_and_untouched_outside() -> None:
     assert result.icc_profile == photograph.icc_profile
 
 
-# --- the measure of it ---
+# --- poisson ---
 
 
-@pytest.mark.parametrize("dtype", DEPTHS)
-def test_background_error_is_in_eight_bit_levels(dtype: Any) -> None:
-    scale = np.iinfo(dtype).max // 255
-    photograph = Photograph(np.full((4, 5, 3), 100 * scale, dtype))
-    changed = photograph.pixels.copy()
-    mask = np.zeros((4, 5), np.float32)
-    mask[0, 0] = 1
-    changed[0, 0] = 0  # inside: does not count
-    changed[1, 1, 0] += 10 * scale
-    changed[1, 2, 0] -= 20 * scale
-    found = background_error(photograph, Photograph(changed), mask)
-    assert found.max == pytest.approx(20)
-    mean = (10**2 + 20**2) / (19 * 3)
-    assert found.psnr == pytest.approx(10 * np.log10(255**2 / mean))
+@given(scenes())
+def test_poisson_keeps_every_byte_outside_the_mask(given_scene: Scene) -> None:
+    result, outside = reconstruct("poisson", given_scene), given_scene.mask == 0
+    assert result.pixels[outside].tobytes() == given_scene.photograph.pixels[outside].tobytes()
 
 
-@pytest.mark.parametrize("inside", [0, 1], ids=["nothing differs", "no outside"])
-def test_background_error_of_nothing(inside: int) -> None:
-    photograph = Photograph(np.zeros((3, 3, 3), np.uint8))
-    result = Photograph(np.full((3, 3, 3), 9 * inside, np.uint8))
-    mask = np.full((3, 3), inside, np.float32)
-    assert background_error(photograph, result, mask) == (0.0, None)
+@pytest.mark.parametrize(
+    "where", [np.s_[2:6, 2:6], np.s_[0:5, 3:8], np.s_[:, 4:], np.s_[7:, 7:], np.s_[3, 3]]
+)
+def test_poisson_takes_away_a_shift_of_colour(where: Any) -> None:
+    """The photograph made lighter by one value has its gradients: pasting gives the photograph, also
+    where the mask reaches the border or is a single pixel."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 200, (8, 8, 3)).astype(np.uint8)
+    mask = np.zeros((8, 8), np.float32)
+    mask[where] = 1
+    lighter = made(Photograph(pixels), WHOLE, mask, ((pixels + 40) / 255).astype(np.float32), 0)
+    np.testing.assert_array_equal(reconstruct("poisson", lighter).pixels, pixels)
+
+
+def test_poisson_meets_the_photograph_just_outside_the_crop() -> None:
+    """A mask that fills the crop is joined to the pixels around the crop."""
+    photograph = Photograph(np.full((8, 8, 3), 90, np.uint8))
+    mask = np.zeros((8, 8), np.float32)
+    mask[2:6, 2:6] = 1
+    light = np.full((4, 4, 3), 0.8, np.float32)
+    assert (reconstruct("poisson", made(photograph, Box(2, 2, 4, 4), mask, light, 0)).pixels == 90).all()
+
+
+def test_poisson_of_a_mask_over_everything_is_the_generated_picture() -> None:
+    everything = replace(scene(), mask=np.ones((8, 8), np.float32))
+    np.testing.assert_array_equal(
+        reconstruct("poisson", everything).pixels, reconstruct("none", everything).pixels
+    )
+
+
+# --- latents and decoder ---
+
+
+@pytest.mark.parametrize("way", TUNED)
+def test_tuning_brings_the_background_back_and_holds_the_edit(way: Reconstruction) -> None:
+    start = reconstruct("none", scene())
+    tuned = changed(scene(), tune_steps=400, tune_lr=0.02, tune_weight=10)
+    if way == "decoder":  # one colour for everything cannot be two; give it a place to tell them by
+        picture = tuned.decoded.copy()
+        picture[:, :4, 0] = 0.1
+        tuned = replace(tuned, decoded=picture, z_0=to_tensor(picture))
+    result, inside = reconstruct(way, tuned), scene().mask > 0
+    assert fidelity(scene().photograph, start, scene().mask).max_error == 153
+    assert fidelity(scene().photograph, result, scene().mask).max_error < 20
+    assert np.abs(result.pixels[inside].astype(int) - 204).max() < 20, "the edit went with the background"
+
+
+@pytest.mark.parametrize("way", TUNED)
+def test_without_the_foreground_term_the_edit_is_let_go(way: Reconstruction) -> None:
+    free = changed(scene(), tune_steps=100, tune_lr=0.02, tune_foreground=False)
+    held = changed(scene(), tune_steps=100, tune_lr=0.02, tune_weight=0.01, tune_loss="area")
+    inside = scene().mask > 0
+    drift = [np.abs(reconstruct(way, s).pixels[inside].astype(int) - 204).max() for s in (free, held)]
+    assert drift[1] < 20
+    if way == "decoder":  # the latent's cells are apart: without the term, nothing moves them
+        assert drift[0] > 100
+    else:
+        assert drift[0] == 0
+
+
+@pytest.mark.parametrize("way", TUNED)
+def test_tuning_stops_at_the_psnr_asked_for(way: Reconstruction) -> None:
+    reported: list[int] = []
+    reconstruct(
+        way,
+        changed(scene(), tune_steps=500, tune_lr=0.02, tune_psnr=20, tune_foreground=False),
+        reported.append,
+    )
+    assert 2 < len(reported) < 200
+    assert reported[-1] == 500, "a bar that stops early must still end full"
+
+
+@pytest.mark.parametrize("way", TUNED)
+@pytest.mark.parametrize("loss", ["mean", "area"])
+@pytest.mark.parametrize("inside", [0, 1])
+def test_tuning_with_nothing_on_one_side_of_the_mask(way: Reconstruction, loss: Any, inside: int) -> None:
+    one_sided = replace(scene(), mask=np.full((8, 8), inside, np.float32))
+    result = reconstruct(way, changed(one_sided, tune_loss=loss, tune_steps=20))
+    if inside:
+        np.testing.assert_array_equal(result.pixels, reconstruct("none", one_sided).pixels)
+
+
+def test_the_models_own_decoder_stays_what_it_is(tiny_model: UNetModel) -> None:
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = tiny_model.decode(z)
+    copy = tiny_model.decoder()
+    with torch.no_grad():
+        torch.testing.assert_close(copy(z), before)  # float32 either way
+        for weight in copy.parameters():
+            weight += 1
+    assert torch.equal(tiny_model.decode(z), before)

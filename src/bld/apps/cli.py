@@ -1,16 +1,21 @@
 """The `bld` command. `--help` imports no torch: whatever needs it is imported inside the commands."""
 
+import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bld.apps.flags import with_edit_options
+from bld.apps.flags import FINISH, with_edit_options
 from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
 from bld.options import EditOptions, preset
+
+if TYPE_CHECKING:
+    from bld.editor import EditResult
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -87,6 +92,76 @@ def edit(
             result = editor.edit(image, mask, prompt, options=options, progress=progress)
         facts = record(result, Inputs(str(image), str(mask), device, dtype))
         write(result, facts, stage, metadata=not no_metadata)
+    report(result, facts, output, as_json=as_json)
+
+
+@app.command()
+@functools.partial(with_edit_options, groups=FINISH)
+def reconstruct(
+    *,
+    folder: Annotated[Path, typer.Argument(help="output folder of bld edit")],
+    candidates: Annotated[
+        str, typer.Option(help="which of its candidates, by their numbers, such as 0,3")
+    ] = "0",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder for the pictures (default FOLDER/WAY)")
+    ] = None,
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="write PNGs that do not say how they were made")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print edit.json when done")] = False,
+    changes: dict[str, Any],
+) -> None:
+    """Reconstruct the background of an edit's candidates in another way, from their latents."""
+    from bld.apps.record import changed_inputs, read_folder, request
+
+    facts = read_folder(folder)
+    numbers = numbers_below(candidates, len(facts["candidates"]))
+    options = dataclasses.replace(request(facts), tune_candidates=len(numbers), **changes)
+    changed = changed_inputs(facts)
+    if changed:
+        raise InvalidInput(f"{changed[0]}; bld reconstruct needs what {folder} was made from")
+    from bld.apps.output import read_latents, staged, write
+    from bld.apps.progress import quiet_libraries, shown
+    from bld.apps.record import Inputs, record
+
+    latents = read_latents(folder / "latents.safetensors").of(numbers)
+    asked = facts["request"]
+    inputs = Inputs(*(asked[name] for name in ("image", "mask", "device", "dtype")))
+    target = output or folder / options.reconstruct
+    with staged(target) as stage:
+        with shown(quiet=as_json) as (status, progress):
+            status(f"loading {asked['model']}")
+            from bld.editor import Editor
+
+            quiet_libraries()
+            editor = Editor.from_pretrained(asked["model"], device=inputs.device, dtype=inputs.dtype)  # type: ignore[arg-type]
+            if editor.model.revision != facts["model"]["revision"]:
+                raise InvalidInput(f"{folder} was made by other weights of {asked['model']}: edit anew")
+            result = editor.finish(
+                inputs.image, inputs.mask, asked["prompt"], latents, options=options, progress=progress
+            )
+        # The command that makes these again makes all candidates, each at its own place.
+        whole = dataclasses.replace(
+            options, candidates=request(facts).candidates, tune_candidates=max(numbers) + 1
+        )
+        made = record(dataclasses.replace(result, options=whole), inputs, numbers)
+        write(result, made, stage, metadata=not no_metadata)
+    report(result, made, target, as_json=as_json)
+
+
+def numbers_below(text: str, count: int) -> list[int]:
+    """The numbers in "0,3" or "0 3". Raises InvalidInput unless all are from 0 to count - 1."""
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isdecimal() and int(word) < count for word in words):
+        raise InvalidInput(
+            f"--candidates {text}: expected numbers from 0 to {count - 1}, such as 0,{count - 1}"
+        )
+    return list(dict.fromkeys(int(word) for word in words))
+
+
+def report(result: "EditResult", facts: dict[str, Any], output: Path, *, as_json: bool) -> None:
+    """Say what was made: the record as JSON, or the notes and where the pictures are."""
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
@@ -132,6 +207,10 @@ def train(
         int | None,
         typer.Option(help="train the part on that many samples instead of the recipe's", min=1),
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(help="model whose autoencoder and weights a new text-to-image run goes on from"),
+    ] = None,
 ) -> None:
     """Train the bundled model, or one part of it. Stopped runs go on where they were."""
     try:
@@ -143,7 +222,7 @@ def train(
     import logging
 
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    start(part, recipe=recipe, data=data, folder=output, samples=samples)  # type: ignore[arg-type]
+    start(part, recipe=recipe, data=data, folder=output, samples=samples, start_from=start_from)  # type: ignore[arg-type]
 
 
 def main() -> int:

@@ -10,10 +10,18 @@ import typer
 from bld.options import FIELDS, flag
 
 GROUPS = {
-    "Pictures": ("candidates", "seed", "batch_size"),
+    "Pictures": ("candidates", "seed", "batch_size", "tune_candidates"),
     "Sampling": ("steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
     "Mask": ("mask_mode", "invert_mask", "resize_mask", "shrink", "context", "context_pixels"),
     "Finish": ("reconstruct", "feather"),
+    "Tuning (latents and decoder)": (
+        "tune_steps",
+        "tune_lr",
+        "tune_weight",
+        "tune_loss",
+        "tune_psnr",
+        "tune_foreground",
+    ),
     "Limits": ("max_pixels",),
 }
 
@@ -30,10 +38,10 @@ def parameter(name: str, group: str) -> inspect.Parameter:
     low, high = option.metadata["low"], option.metadata["high"]
     kind = _kind(name)
     spelling = flag(name)
-    if kind is bool and option.default is None:
+    if kind is bool and option.default is not False:
         spelling += "/--no-" + name.replace("_", "-")
     facts = []
-    if option.default not in (None, False, ""):
+    if option.default not in (None, False, "") and kind is not bool:
         facts.append(f"default {option.default}")
     if kind in (int, float) and name != "seed":
         facts.append(f"{low} to {high}" if high else f"from {low}")
@@ -50,9 +58,14 @@ def parameter(name: str, group: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def with_edit_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one flag per field of EditOptions; it gets the given ones as `changes`."""
-    extra = [parameter(name, group) for group, names in GROUPS.items() for name in names]
+FINISH = ("Finish", "Tuning (latents and decoder)")  # what can be chosen anew when an edit is made
+
+
+def with_edit_options(
+    command: Callable[..., Any], groups: tuple[str, ...] = tuple(GROUPS)
+) -> Callable[..., Any]:
+    """Give a command a flag per field of EditOptions in `groups`; it gets the given ones as `changes`."""
+    extra = [parameter(name, group) for group in groups for name in GROUPS[group]]
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "changes"]
 
     @functools.wraps(command)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bld.apps.record import text_chunk
-from bld.editor import EditResult
+from bld.editor import EditResult, Latents
 from bld.errors import InvalidInput
 from bld.images import Photograph, save_png, to_pil, write_text_atomic
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ENTRIES = ("candidates", "result.png", "grid.png", "edit.json")
+ENTRIES = ("candidates", "result.png", "grid.png", "edit.json", "latents.safetensors")
 TILE, COLUMNS = 256, 6  # grid: largest side of a tile in px, tiles in a row
 
 
@@ -60,7 +60,7 @@ def _take_place(stage: Path, folder: Path) -> None:
 
 
 def write(result: EditResult, facts: dict[str, Any], folder: Path, *, metadata: bool) -> None:
-    """Write result.png, candidates/00.png ..., grid.png and edit.json into `folder`."""
+    """Write result.png, candidates/00.png ..., grid.png, latents and edit.json into `folder`."""
     (folder / "candidates").mkdir()
     for number, candidate in enumerate(result.candidates):
         text = text_chunk(facts, number) if metadata else None
@@ -69,7 +69,31 @@ def write(result: EditResult, facts: dict[str, Any], folder: Path, *, metadata: 
         if number == 0:
             shutil.copyfile(path, folder / "result.png")
     grid(result).save(folder / "grid.png")
+    write_latents(result.latents, folder / "latents.safetensors")
     write_text_atomic(folder / "edit.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_latents(latents: Latents, path: Path) -> None:
+    """Keep what the decoder was given, so that the edit can be finished in another way."""
+    from safetensors.torch import save_file
+
+    tensors = {"z_init": latents.z_init, "z_0": latents.z_0}
+    seeds = {"seeds": json.dumps(latents.seeds)}
+    save_file({name: z.cpu().contiguous() for name, z in tensors.items()}, path, metadata=seeds)
+
+
+def read_latents(path: Path) -> Latents:
+    """What `write_latents` kept. Raises InvalidInput if there is none, or if the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InvalidInput(f"{path}: no such file; give the output folder of bld edit")
+    try:
+        with safe_open(path, framework="pt") as file:
+            seeds = tuple(json.loads(file.metadata()["seeds"]))
+            return Latents(file.get_tensor("z_init"), file.get_tensor("z_0"), seeds)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{path}: not the latents of an edit, or damaged ({error})") from error
 
 
 def grid(result: EditResult) -> "Image.Image":

@@ -5,6 +5,7 @@ import hashlib
 import json
 import platform
 import shlex
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from bld.editor import EditResult
 from bld.errors import InvalidInput
 from bld.images import read_text_chunks
-from bld.options import FIELDS, flag
+from bld.options import FIELDS, EditOptions, flag
 
 TEXT_KEY = "bld"
 FORMAT = 1
@@ -28,8 +29,11 @@ class Inputs:
     dtype: str
 
 
-def record(result: EditResult, inputs: Inputs) -> dict[str, Any]:
-    """Everything about an edit that fits in JSON: the request with every choice made, and what came of it."""
+def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = None) -> dict[str, Any]:
+    """Everything about an edit that fits in JSON: the request with every choice made, and what came of it.
+
+    numbers: where the candidates stood in the edit that the request makes, if not in this order.
+    """
     return {
         "format": FORMAT,
         "request": {
@@ -47,9 +51,13 @@ def record(result: EditResult, inputs: Inputs) -> dict[str, Any]:
         "candidates": [
             {
                 "file": f"candidates/{i:02d}.png",
+                "number": i if numbers is None else numbers[i],
                 "seed": candidate.seed,
-                "background_max_error": candidate.background.max,
-                "background_psnr": candidate.background.psnr,
+                "reconstruction": candidate.reconstruction,
+                "background_max_error": candidate.fidelity.max_error,
+                "background_psnr": candidate.fidelity.psnr,
+                "background_ssim": candidate.fidelity.ssim,
+                "seam": candidate.fidelity.seam,
             }
             for i, candidate in enumerate(result.candidates)
         ],
@@ -66,9 +74,9 @@ def record(result: EditResult, inputs: Inputs) -> dict[str, Any]:
 
 
 def text_chunk(facts: dict[str, Any], number: int) -> dict[str, str]:
-    """The PNG text of candidate `number`. Timings stay out, so that a rerun gives the same bytes."""
+    """The PNG text of one candidate. Timings stay out, so that a rerun gives the same bytes."""
     kept = {key: value for key, value in facts.items() if key not in ("seconds", "candidates")}
-    kept["candidate"] = {"number": number, **facts["candidates"][number]}
+    kept["candidate"] = facts["candidates"][number]
     return {TEXT_KEY: json.dumps(kept, ensure_ascii=False)}
 
 
@@ -83,6 +91,25 @@ def read(picture: Path) -> dict[str, Any]:
         )
     facts: dict[str, Any] = json.loads(text)
     return facts
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The facts in the edit.json of an output folder. Raises InvalidInput if there are none."""
+    path = folder / "edit.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        request(facts)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{path}: not the record of an edit; give the output folder of bld edit"
+        ) from error
+    return facts
+
+
+def request(facts: dict[str, Any]) -> EditOptions:
+    """The options that an edit ran with, as its record has them."""
+    asked = facts["request"]
+    return EditOptions(**{name: asked[name] for name in FIELDS if name in asked})
 
 
 def command(facts: dict[str, Any]) -> str:

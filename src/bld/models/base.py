@@ -56,6 +56,10 @@ class LatentModel(Protocol):
         """D(z): latents to images b 3 h w, about [-1, 1], not clamped."""
         ...
 
+    def decoder(self) -> torch.nn.Module:
+        """A copy of D in float32 that may be tuned, from latents as `decode` takes them to its images."""
+        ...
+
     def excess(self, prompt: str) -> str:
         """The end of the prompt that the model would not read; "" if it reads all of it."""
         ...

@@ -1,5 +1,6 @@
 """The Stable Diffusion family: any diffusers folder in the SD 1.x or 2.x layout, and the bundled model."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -76,6 +77,11 @@ class UNetModel:
         image: torch.Tensor = self.vae.decode(z).sample
         return image.float()
 
+    def decoder(self) -> torch.nn.Module:
+        """A copy of D in float32, on the model's device, with its weights free to be tuned."""
+        parts = [copy.deepcopy(part).float() for part in (self.vae.post_quant_conv, self.vae.decoder)]
+        return Decoder(parts, self.vae.config.scaling_factor).requires_grad_(True)
+
     def excess(self, prompt: str) -> str:
         """The words past the tokenizer's limit, as the tokenizer writes them back; "" if none."""
         ids = self.tokenizer(prompt, verbose=False)["input_ids"]
@@ -135,6 +141,21 @@ class UNetModel:
             return unguided + scale * (guided - unguided)
 
         return predict
+
+
+class Decoder(torch.nn.Sequential):
+    """D with weights of its own: latents b c h w to images b 3 8h 8w, about [-1, 1]."""
+
+    def __init__(self, parts: list[torch.nn.Module], scaling_factor: float) -> None:
+        super().__init__(*parts)
+        self.scaling_factor = scaling_factor
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """D(z), with a gradient."""
+        z = z / self.scaling_factor
+        for part in self:
+            z = part(z)
+        return z
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`bld train`: one command per part, each resumable, and all of them in order."""
 
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from bld.errors import InvalidInput
-from bld.models.load import BUNDLED
+from bld.models.load import BUNDLED, find
 from bld.training import autoencoder, judge, text_to_image
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, load_photographs, load_scenery, load_sprites
@@ -35,6 +36,7 @@ class Training:
     recipe: Recipe
     data: Path
     folder: Path
+    start_from: Path | None = None  # a model folder; None: train from nothing
 
     @cached_property
     def names(self) -> tuple[Name, ...]:
@@ -54,10 +56,14 @@ class Training:
     def text_to_image(self) -> None:
         from diffusers import AutoencoderKL
 
+        if self.start_from:
+            for part, taken in (("vae", "autoencoder"), ("tokenizer", "tokenizer")):
+                if not (self.folder / taken).is_dir():
+                    shutil.copytree(self.start_from / part, self.folder / taken)
         self.need("autoencoder")
         vae: Any = AutoencoderKL.from_pretrained(self.folder / "autoencoder")
         vae = vae.to(memory_format=torch.channels_last)
-        text_to_image.train(self.recipe, self.compositor(7), vae, self.names, self.folder)
+        text_to_image.train(self.recipe, self.compositor(7), vae, self.names, self.folder, self.start_from)
 
     def decoder(self) -> None:
         self.need("autoencoder")
@@ -106,8 +112,12 @@ class Training:
             getattr(self, name.replace("-", "_"))()
 
 
-def start(part: Part, *, recipe: str, data: Path, folder: Path, samples: int | None) -> None:
-    """Run `part` of the named recipe. `samples` lengthens or shortens the part's training."""
+def start(
+    part: Part, *, recipe: str, data: Path, folder: Path, samples: int | None, start_from: str | None = None
+) -> None:
+    """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
+    `start_from` names the model that text-to-image goes on from.
+    """
     if part not in get_args(Part):
         raise InvalidInput(f"bld train {part}: choose one of {', '.join(get_args(Part))}")
     if recipe not in RECIPES:
@@ -118,4 +128,6 @@ def start(part: Part, *, recipe: str, data: Path, folder: Path, samples: int | N
             raise InvalidInput(f"--samples goes with a part that trains, not with {part}")
         group, length = LENGTHS[part]
         chosen = replace(chosen, **{group: replace(getattr(chosen, group), **{length: samples})})
-    Training(chosen, data, folder).run(part)
+    if start_from is not None and part != "text-to-image":
+        raise InvalidInput(f"--start-from goes with text-to-image, not with {part}")
+    Training(chosen, data, folder, find(start_from) if start_from else None).run(part)

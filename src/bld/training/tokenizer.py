@@ -20,10 +20,13 @@ def merges(captions: list[str], size: int) -> list[tuple[str, str]]:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=size - 2,
         initial_alphabet=alphabet,
+        # Named beforehand, or they are numbered in the order of a hash table, and pairs that occur
+        # equally often are then merged in another order in every run.
+        special_tokens=[symbol + "</w>" for symbol in alphabet],
         end_of_word_suffix="</w>",
         show_progress=False,
     )
