@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bld.editor import Candidate, Editor, EditResult
     from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
     from bld.options import EditOptions, preset
+    from bld.session import Session
 
 _HOME = {
     "BldError": "bld.errors",
@@ -27,6 +28,7 @@ _HOME = {
     "InvalidInput": "bld.errors",
     "MissingExtra": "bld.errors",
     "ModelUnavailable": "bld.errors",
+    "Session": "bld.session",
     "preset": "bld.options",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "InvalidInput",
     "MissingExtra",
     "ModelUnavailable",
+    "Session",
     "preset",
 ]
 

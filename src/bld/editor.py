@@ -106,10 +106,18 @@ class _Task:
     photograph: Photograph
     mask: FloatArray
     crop: Crop
+    grid: tuple[int, int]
     prompt: str
     options: EditOptions
-    m_latent: FloatArray
     notes: tuple[str, ...]
+
+    def m_latent(self, steps: int) -> list[FloatArray]:
+        """The latent mask of every step."""
+        mask = self.mask[self.crop.box.slices]
+        if self.options.soft_mask:
+            return masks.soft_schedule(mask, self.grid, steps)
+        m_latent = masks.latent_mask(mask, self.grid)
+        return masks.shrink_schedule(m_latent, steps) if self.options.shrink else [m_latent] * steps
 
 
 @dataclass
@@ -151,7 +159,7 @@ class Editor:
 
     def edit(
         self,
-        image: Source,
+        image: Source | Photograph,
         mask: Source,
         prompt: str,
         *,
@@ -176,7 +184,7 @@ class Editor:
 
     def finish(
         self,
-        image: Source,
+        image: Source | Photograph,
         mask: Source,
         prompt: str,
         latents: Latents,
@@ -190,10 +198,10 @@ class Editor:
         tune_...). Raises InvalidInput as `edit` does, and for latents of another picture or mask.
         """
         task = self._check(image, mask, prompt, replace(options, candidates=len(latents.seeds)))
-        if tuple(latents.z_init.shape[-2:]) != task.m_latent.shape:
+        if tuple(latents.z_init.shape[-2:]) != task.grid:
             raise InvalidInput(
                 f"the latents have {latents.z_init.shape[-2]}x{latents.z_init.shape[-1]} cells, this edit "
-                f"{task.m_latent.shape[0]}x{task.m_latent.shape[1]}: give the picture and mask that made them"
+                f"{task.grid[0]}x{task.grid[1]}: give the picture and mask that made them"
             )
         return self._finish(task, latents, _Stages(progress))
 
@@ -238,20 +246,26 @@ class Editor:
         return Scene(
             photograph=task.photograph,
             box=task.crop.box,
-            mask=task.mask,
+            mask=(task.mask > 0).astype(np.float32),
             decoded=decoded,
             z_0=z_0,
             decoder=self.model.decoder,
             options=task.options,
         )
 
-    def _check(self, image: Source, mask: Source, prompt: str, options: EditOptions) -> _Task:
+    def _check(self, image: Source | Photograph, mask: Source, prompt: str, options: EditOptions) -> _Task:
         """Read and check everything, so that whatever is wrong is said before the model runs."""
         prompt, prompt_notes = self._checked_prompt(prompt, options)
         photograph = open_photograph(image, max_pixels=options.max_pixels)
-        edited, mask_notes = _read_mask(mask, photograph.size, options)
+        values, mask_notes = _read_mask(mask, photograph.size, options)
+        soft = masks.is_soft(values) if options.soft_mask is None else options.soft_mask
+        if soft and options.shrink:
+            raise InvalidInput(
+                "--shrink is for hard masks, and this one has its own schedule; try --no-soft-mask"
+            )
+        edited, note = _edited(values, soft=soft)
         crop = masks.context_box(
-            masks.mask_box(edited),
+            masks.mask_box((edited > 0).astype(np.float32)),
             photograph.size,
             native=self.model.native_size,
             multiple=self.model.multiple,
@@ -260,16 +274,16 @@ class Editor:
         )
         factor = self.model.latent_factor
         grid = (crop.size[0] // factor, crop.size[1] // factor)
-        m_latent = masks.latent_mask(edited[crop.box.slices], grid)
         half_a_cell = max(1, round(factor / 2 * crop.box.height / crop.size[0]))
         resolved = resolve(
             options,
             guidance_scale=self.model.guidance_scale,
-            shrink=masks.is_thin(m_latent),
+            shrink=not soft and masks.is_thin(masks.latent_mask(edited[crop.box.slices], grid)),
+            soft_mask=soft,
             feather=half_a_cell,
         )
-        notes = (*prompt_notes, *photograph.notes, *mask_notes)
-        return _Task(photograph, edited, crop, prompt, resolved, m_latent, notes)
+        notes = (*prompt_notes, *photograph.notes, *mask_notes, *note)
+        return _Task(photograph, edited, crop, grid, prompt, resolved, notes)
 
     def _checked_prompt(self, prompt: str, options: EditOptions) -> tuple[str, list[str]]:
         if not prompt.strip():
@@ -292,12 +306,7 @@ class Editor:
         z_0: list[torch.Tensor] = []
         batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
         trajectory = self.model.trajectory(task.prompt, options)
-        schedule = (
-            masks.shrink_schedule(task.m_latent, len(trajectory))
-            if options.shrink
-            else [task.m_latent] * len(trajectory)
-        )
-        m_latent = [torch.from_numpy(m).to(z_init) for m in schedule]
+        m_latent = [torch.from_numpy(m).to(z_init) for m in task.m_latent(len(trajectory))]
         with stages.stage("blend", len(batches) * len(trajectory)) as done:
             for number, batch in enumerate(batches):
                 generators = [torch.Generator().manual_seed(seed) for seed in batch]
@@ -317,15 +326,22 @@ class Editor:
 
 
 def _read_mask(source: Source, size: tuple[int, int], options: EditOptions) -> tuple[FloatArray, list[str]]:
-    """The mask at the photograph's size, 0 or 1, and the notes on how it was read."""
+    """The mask at the photograph's size, in [0, 1], and the notes on how it was read."""
     given = read_mask(source, mode=options.mask_mode, max_pixels=options.max_pixels)
     values, notes = given.values, [given.note]
     if values.shape != size and options.resize_mask:
         notes.append(f"mask resized from {values.shape[1]}x{values.shape[0]} to {size[1]}x{size[0]}")
         values = resize_mask(values, size)
     masks.check_same_size(size, values.shape)
-    edited = masks.binarise(masks.invert(values) if options.invert_mask else values)
-    if np.any((values > 0.01) & (values < 0.99)):
-        notes.append("grey values of the mask were cut at one half")
+    return masks.invert(values) if options.invert_mask else values, notes
+
+
+def _edited(values: FloatArray, *, soft: bool) -> tuple[FloatArray, list[str]]:
+    """The mask as it is edited by: its greys, or 0 and 1. Raises InvalidInput if it edits nothing."""
+    if soft:
+        masks.require_edit((values > 0).astype(np.float32))
+        return values, ["grey values of the mask begin the edit later"]
+    edited = masks.binarise(values)
     masks.require_edit(edited)
-    return edited, notes
+    grey = np.any((values > 0.01) & (values < 0.99))
+    return edited, ["grey values of the mask were cut at one half"] if grey else []

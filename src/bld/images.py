@@ -79,12 +79,15 @@ class MaskImage:
     note: str
 
 
-def open_photograph(source: Source, *, max_pixels: int) -> Photograph:
+def open_photograph(source: Source | Photograph, *, max_pixels: int) -> Photograph:
     """Open a photograph: a path, a file's bytes, a PIL image, or an array h w (3 | 4).
 
-    Arrays are uint8 or uint16. Pixels are copied: nothing done to them reaches the source. Raises
-    InvalidInput for whatever is not a readable picture of 1 to `max_pixels` pixels.
+    One that is open already is returned as it is. Arrays are uint8 or uint16. Pixels are copied:
+    nothing done to them reaches the source. Raises InvalidInput for whatever is not a readable
+    picture of 1 to `max_pixels` pixels.
     """
+    if isinstance(source, Photograph):
+        return source
     raster = decode(source, max_pixels=max_pixels, what="image")
     if raster.colour.dtype not in (np.uint8, np.uint16):
         raise InvalidInput(

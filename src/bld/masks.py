@@ -18,6 +18,7 @@ Size = tuple[int, int]
 
 SHRINK_RADII = (3, 2, 1, 0)  # kernels 7x7, 5x5, 3x3 and the mask itself: section 4.3 of the paper
 SHRINK_SIDE = 32  # the latent side that the paper gives them for
+OUTLINE = 2  # px, how far antialiasing reaches on either side of an edge
 THIN_CELLS = 2  # on that side
 MAX_ASPECT = 4  # of the size that a model works at
 
@@ -105,6 +106,31 @@ def shrink_schedule(m_latent: FloatArray, steps: int, reference_side: int = SHRI
         length = (steps + part) // len(SHRINK_RADII)  # a remainder goes to the last parts
         schedule += [_dilate(m_latent, _round_half_up(radius * scale))] * length
     return schedule
+
+
+def soft_schedule(mask: FloatArray, grid: Size, steps: int) -> list[FloatArray]:
+    """List the latent mask of every step for a mask of greys: each pixel is edited once its time has come.
+
+    White is edited from the first step on, a grey of 0.5 from the middle on, black never: the later the
+    start, the more of the photograph is left to build on. Every mask contains the one before (Levin and
+    Fried 2023, "Differential Diffusion"). mask: h w in [0, 1]. Cells by coverage, as in `latent_mask`.
+    """
+    return [latent_mask((mask >= 1 - i / steps).astype(np.float32), grid) for i in range(steps)]
+
+
+def is_soft(mask: FloatArray) -> bool:
+    """Tell whether a mask's greys are meant: not just those that smooth its outline, or a JPEG's noise.
+
+    Soft is a mask with greys between 0.1 and 0.9 further than 2 pixels from where it crosses 0.5, as
+    many as 5 % of its white.
+    """
+    edited = (mask >= 0.5).astype(np.uint8)
+    if not edited.any():
+        return False
+    ring = np.ones((2 * OUTLINE + 1, 2 * OUTLINE + 1), np.uint8)
+    outline = cv2.dilate(edited, ring) != cv2.erode(edited, ring)
+    meant = (mask > 0.1) & (mask < 0.9) & ~outline
+    return bool(np.count_nonzero(meant) >= 0.05 * np.count_nonzero(edited))
 
 
 def is_thin(m_latent: FloatArray, reference_side: int = SHRINK_SIDE) -> bool:

@@ -81,6 +81,11 @@ class EditOptions:
         "start from a grown mask and shrink it (for thin masks); on if the mask is at most 2 of 32 "
         "latent cells thick",
     )
+    soft_mask: bool | None = _option(
+        None,
+        "let grey edit too: the darker a pixel of the mask, the later the edit begins there, so the more "
+        "of the photograph stays; on if the mask is grey over more than its outline",
+    )
     mask_mode: MaskMode = _option(
         "auto",
         "what of the mask file counts: its luminance (white = edit) or its alpha (opaque = edit)",
@@ -159,13 +164,16 @@ def preset(name: Preset, **changes: Any) -> EditOptions:
     return EditOptions(**{**PRESETS[name], **changes})
 
 
-def resolve(options: EditOptions, *, guidance_scale: float, shrink: bool, feather: int) -> EditOptions:
+def resolve(
+    options: EditOptions, *, guidance_scale: float, shrink: bool, soft_mask: bool, feather: int
+) -> EditOptions:
     """`options` with every open choice made (a seed is drawn if none came), so that it can be rerun."""
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     return dataclasses.replace(
         options,
         seed=seed,
         shrink=shrink if options.shrink is None else options.shrink,
+        soft_mask=soft_mask if options.soft_mask is None else options.soft_mask,
         feather=feather if options.feather is None else options.feather,
         guidance_scale=guidance_scale if options.guidance_scale is None else options.guidance_scale,
     )

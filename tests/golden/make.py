@@ -113,8 +113,8 @@ def edited() -> Array:
 def mini() -> Arrays:
     """Levels of 50 steps, and the latents and the picture of one edit of 10 steps."""
     model: LatentModel = load_model("mini", device="cpu")
-    options = resolve(OPTIONS, guidance_scale=1, shrink=False, feather=0)
-    fifty = resolve(EditOptions(steps=50), guidance_scale=1, shrink=False, feather=0)
+    options = resolve(OPTIONS, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    fifty = resolve(EditOptions(steps=50), guidance_scale=1, shrink=False, soft_mask=False, feather=0)
     levels = [step.level_in for step in model.trajectory(PROMPT, fifty)]
     z_init = model.encode(to_tensor(photograph().astype(np.float32) / 255))
     trajectory = model.trajectory(PROMPT, options)

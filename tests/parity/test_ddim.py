@@ -44,7 +44,9 @@ def ours(model: UNetModel, z: torch.Tensor, **changes: Any) -> list[torch.Tensor
     """z after each of our steps."""
     asked = EditOptions(**{"steps": STEPS, "guidance_scale": SCALE, "negative_prompt": NEGATIVE, **changes})
     states = []
-    for step in model.trajectory(PROMPT, resolve(asked, guidance_scale=1, shrink=False, feather=0)):
+    for step in model.trajectory(
+        PROMPT, resolve(asked, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    ):
         z = step.denoise(z)
         states.append(z)
     return states
@@ -109,7 +111,7 @@ def test_levels_noise_as_diffusers_does(name: str, model: UNetModel, folders: di
 
     scheduler = DDIMScheduler.from_pretrained(folders[name], subfolder="scheduler")
     scheduler.set_timesteps(STEPS)
-    asked = resolve(EditOptions(steps=STEPS), guidance_scale=1, shrink=False, feather=0)
+    asked = resolve(EditOptions(steps=STEPS), guidance_scale=1, shrink=False, soft_mask=False, feather=0)
     z, eps = noise(model, seed=2), noise(model, seed=3)
     for step, t in zip(model.trajectory(PROMPT, asked), scheduler.timesteps, strict=True):
         # float32 levels beside double ones, on values of about 4.

@@ -20,6 +20,7 @@ from bld.masks import (
     latent_mask,
     mask_box,
     shrink_schedule,
+    soft_schedule,
 )
 
 FloatArray = npt.NDArray[np.float32]
@@ -215,3 +216,27 @@ def test_a_soft_mask_is_never_raised(radius: int, mask: FloatArray, level: float
     result = feather_inside(soft, radius)
     assert (result <= soft).all()
     assert result.max() == soft.max()
+
+
+# --- soft masks ---
+
+
+@given(masks(), st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 12))
+def test_soft_masks_grow_from_their_white_to_all_that_is_not_black(
+    mask: FloatArray, seed: int, steps: int, side: int
+) -> None:
+    soft = mask * np.random.default_rng(seed).random(mask.shape, np.float32)
+    grid = (side, side)
+    schedule = soft_schedule(soft, grid, steps)
+    assert len(schedule) == steps
+    for earlier, later in pairwise(schedule):
+        assert (earlier <= later).all()
+    np.testing.assert_array_equal(schedule[0], latent_mask((soft >= 1).astype(np.float32), grid))
+    assert (schedule[-1] <= latent_mask((soft > 0).astype(np.float32), grid)).all()
+    assert (schedule[-1] >= latent_mask((soft > 1 / steps + 1e-6).astype(np.float32), grid)).all()
+
+
+@given(masks(), st.integers(1, 20))
+def test_a_hard_mask_is_its_own_soft_schedule(mask: FloatArray, steps: int) -> None:
+    for m in soft_schedule(mask, (6, 6), steps):
+        np.testing.assert_array_equal(m, latent_mask(mask, (6, 6)))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from bld import Editor
+from bld.blend import blend
 from bld.editor import EditResult
 from bld.errors import Cancelled, InvalidInput
 from bld.images import to_pil
@@ -242,12 +243,43 @@ def test_a_mask_of_another_size_is_refused_unless_it_may_be_resized(editor: Edit
     assert "mask resized from 60x45 to 120x90" in result.notes
 
 
-def test_a_soft_mask_is_cut_at_one_half_and_says_so(editor: Editor) -> None:
+def test_grey_is_cut_at_one_half_where_it_is_not_meant_and_says_so(editor: Editor) -> None:
     soft = np.where(MASK > 0, 0.5, 0.49).astype(np.float32)
-    result = edit(editor, mask=soft)
+    result = edit(editor, mask=soft, soft_mask=False)
     np.testing.assert_array_equal(result.mask, MASK > 0)
     assert any("cut at one half" in note for note in result.notes)
     assert not any("one half" in note for note in edit(editor).notes)
+
+
+def test_a_feathered_mask_is_soft_and_leaves_what_is_black(editor: Editor) -> None:
+    ramp = np.clip(1.2 - np.abs(np.linspace(-2, 2, NATIVE.shape[1], dtype=np.float32)), 0, 1)
+    soft = np.repeat(ramp[None], NATIVE.shape[0], 0)
+    result = edit(editor, NATIVE, soft, steps=20)
+    assert result.options.soft_mask is True
+    assert result.options.shrink is False
+    assert "grey values of the mask begin the edit later" in result.notes
+    before, after = NATIVE.astype(int), pixels(result).astype(int)
+    np.testing.assert_array_equal(after[soft == 0], before[soft == 0])
+    assert (after[soft > 0] != before[soft > 0]).any(-1).mean() > 0.9, "the grey was edited too"
+    with pytest.raises(InvalidInput, match="--shrink is for hard masks"):
+        edit(editor, NATIVE, soft, shrink=True)
+    with pytest.raises(InvalidInput, match="the mask is empty"):
+        edit(editor, NATIVE, soft * 0, soft_mask=True)
+
+
+def test_the_darker_the_mask_the_later_its_edit_begins(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+
+    def spied(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
+        seen.append([float(m.sum()) for m in m_latent])
+        return blend(trajectory, z_init, m_latent, generators)
+
+    monkeypatch.setattr("bld.editor.blend", spied)
+    steps = np.repeat(np.float32([0, 0.25, 0.5, 1]), NATIVE.shape[1] // 4)
+    edit(editor, NATIVE, np.repeat(steps[None], NATIVE.shape[0], 0), steps=4)
+    assert seen == [[16.0, 16.0, 32.0, 48.0]]
 
 
 def test_the_notes_say_which_channel_was_the_mask(editor: Editor) -> None:
@@ -269,11 +301,11 @@ def test_thin_masks_shrink_and_others_do_not_unless_told(editor: Editor) -> None
 def test_a_shrinking_mask_starts_wider(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[float]] = []
 
-    def blend(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
+    def spied(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
         seen.append([float(m.sum()) for m in m_latent])
         yield z_init
 
-    monkeypatch.setattr("bld.editor.blend", blend)
+    monkeypatch.setattr("bld.editor.blend", spied)
     line = box_mask(NATIVE, Box(30, 8, 1, 48))
     edit(editor, NATIVE, line, steps=4)
     edit(editor, NATIVE, line, steps=4, shrink=False)

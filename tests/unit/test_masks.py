@@ -1,7 +1,11 @@
 """Masks: polarity, the latent grid, the shrink schedule, crops and feathering, by example."""
 
+import io
+
 import numpy as np
+import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from bld.errors import InvalidInput
 from bld.masks import (
@@ -12,6 +16,7 @@ from bld.masks import (
     context_box,
     feather_inside,
     invert,
+    is_soft,
     is_thin,
     latent_mask,
     mask_box,
@@ -243,3 +248,26 @@ def test_feather_gives_a_new_array() -> None:
     feather_inside(mask, 0)[:] = 7
     feather_inside(mask, 2)[:] = 7
     np.testing.assert_array_equal(mask, before)
+
+
+# --- soft masks ---
+
+
+def disc(side: int = 64, radius: float = 20) -> npt.NDArray[np.float32]:
+    """How far inside a disc each pixel lies, px: positive within."""
+    y, x = np.mgrid[0:side, 0:side] + 0.5 - side / 2
+    return np.asarray(radius - np.hypot(y, x), np.float32)
+
+
+def test_antialiased_and_jpeg_masks_are_hard_and_feathered_ones_soft() -> None:
+    antialiased = np.clip(disc() + 0.5, 0, 1)
+    hard = Image.fromarray((np.where(disc() > 0, 255, 0)).astype(np.uint8))
+    content = io.BytesIO()
+    hard.save(content, "JPEG", quality=60)
+    jpeg = np.asarray(Image.open(content), np.float32) / 255
+    assert ((jpeg > 0.02) & (jpeg < 0.98)).sum() > 100, "this JPEG has no noise to be fooled by"
+    for mask in (antialiased, jpeg, np.zeros((8, 8), np.float32), np.ones((8, 8), np.float32)):
+        assert not is_soft(mask.astype(np.float32))
+    assert is_soft(np.clip(disc() / 16 + 0.5, 0, 1))
+    gradient = np.repeat(np.linspace(0, 1, 64, dtype=np.float32)[None], 64, 0)
+    assert is_soft(gradient)

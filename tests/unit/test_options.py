@@ -25,11 +25,14 @@ RANGED = {
     for name, option in FIELDS.items()
     if option.metadata["low"] is not None
 }
-WHOLE = ["candidates", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size"]
-REAL = ["strength", "guidance_scale", "context"]
-SWITCHES = ["shrink", "invert_mask", "resize_mask", "truncate_prompt"]
-TEXTS = ["negative_prompt", "reconstruct", "mask_mode"]
-OPEN = ["seed", "guidance_scale", "feather", "shrink"]  # None means "choose for me"
+WHOLE = [
+    "candidates", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size",
+    "tune_candidates", "tune_steps",
+]  # fmt: skip
+REAL = ["strength", "guidance_scale", "context", "tune_lr", "tune_weight", "tune_psnr"]
+SWITCHES = ["shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground"]
+TEXTS = ["negative_prompt", "reconstruct", "mask_mode", "tune_loss"]
+OPEN = ["seed", "guidance_scale", "feather", "shrink", "soft_mask"]  # None means "choose for me"
 
 
 def refused(**option: Any) -> str:
@@ -135,7 +138,7 @@ def test_a_text_is_text(name: str, value: Any) -> None:
     assert flag(name) in refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["reconstruct", "mask_mode"])
+@pytest.mark.parametrize("name", ["reconstruct", "mask_mode", "tune_loss"])
 def test_a_choice_is_one_of_those_in_the_message(name: str) -> None:
     message = refused(**{name: "watercolour"})
     assert message.startswith(f"{flag(name)} watercolour: ")
@@ -213,24 +216,24 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 
 
 def test_resolving_fills_in_what_was_left_open() -> None:
-    options = resolve(EditOptions(seed=9), guidance_scale=4.5, shrink=True, feather=6)
-    assert options == EditOptions(seed=9, guidance_scale=4.5, shrink=True, feather=6)
+    options = resolve(EditOptions(seed=9), guidance_scale=4.5, shrink=True, soft_mask=False, feather=6)
+    assert options == EditOptions(seed=9, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6)
 
 
 def test_resolving_keeps_explicit_choices_even_falsy_ones() -> None:
-    asked = EditOptions(seed=0, guidance_scale=1, shrink=False, feather=0)
-    assert resolve(asked, guidance_scale=4.5, shrink=True, feather=6) == asked
+    asked = EditOptions(seed=0, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    assert resolve(asked, guidance_scale=4.5, shrink=True, soft_mask=True, feather=6) == asked
 
 
 def test_resolving_twice_changes_nothing() -> None:
-    once = resolve(EditOptions(), guidance_scale=4.5, shrink=True, feather=6)
-    assert resolve(once, guidance_scale=1, shrink=False, feather=0) == once
+    once = resolve(EditOptions(), guidance_scale=4.5, shrink=True, soft_mask=False, feather=6)
+    assert resolve(once, guidance_scale=1, shrink=False, soft_mask=False, feather=0) == once
     assert None not in dataclasses.asdict(once).values()
 
 
 def test_a_seed_is_drawn_if_none_came() -> None:
     def drawn() -> int:
-        seed = resolve(EditOptions(), guidance_scale=1, shrink=False, feather=0).seed
+        seed = resolve(EditOptions(), guidance_scale=1, shrink=False, soft_mask=False, feather=0).seed
         assert seed is not None
         assert 0 <= seed < 2**31
         return seed

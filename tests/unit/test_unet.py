@@ -22,7 +22,9 @@ WORDS_READ = 22  # of 24 tokens; start and end of text take two
 
 
 def options(**changes: Any) -> EditOptions:
-    return resolve(EditOptions(seed=0, **changes), guidance_scale=3.0, shrink=False, feather=0)
+    return resolve(
+        EditOptions(seed=0, **changes), guidance_scale=3.0, shrink=False, soft_mask=False, feather=0
+    )
 
 
 def sampled(model: UNetModel, prompt: str, n: int = 1, **changes: Any) -> torch.Tensor:

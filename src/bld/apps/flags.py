@@ -12,7 +12,7 @@ from bld.options import FIELDS, flag
 GROUPS = {
     "Pictures": ("candidates", "seed", "batch_size", "tune_candidates"),
     "Sampling": ("steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
-    "Mask": ("mask_mode", "invert_mask", "resize_mask", "shrink", "context", "context_pixels"),
+    "Mask": ("mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink", "context", "context_pixels"),
     "Finish": ("reconstruct", "feather"),
     "Tuning (latents and decoder)": (
         "tune_steps",

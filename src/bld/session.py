@@ -1,0 +1,176 @@
+"""An editing session: edits one after the other on the same photograph, with undo, redo and branches."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from bld.editor import Editor, EditResult
+from bld.errors import InvalidInput
+from bld.images import Photograph, Source, open_photograph, save_png, write_text_atomic
+from bld.options import FIELDS
+
+FORMAT = 1
+INDEX = "session.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Revision:
+    """One state of the picture. made: what made it from its parent (prompt, options, seed, model), or
+    nothing for the photograph itself.
+    """
+
+    photograph: Photograph
+    parent: int | None
+    made: dict[str, Any]
+
+
+class Session:
+    """A tree of revisions, and the one that is worked on. Revisions are never changed or dropped.
+
+    session = Session(open_photograph("room.jpg", max_pixels=10**8))
+    session.add(editor.edit(session.photograph, "table.png", "a cactus"))
+    session.undo()
+    session.add(editor.edit(session.photograph, "wall.png", "a clock"))  # a second branch
+    session.save("room-session")
+
+    Each edit starts from the revision's pixels as they are, in their own depth and colour space: with a
+    reconstruction that keeps the background (stitch, poisson), what no mask has covered stays the
+    photograph's to the byte, however many edits there are.
+    """
+
+    def __init__(self, photograph: Photograph) -> None:
+        self.revisions = [Revision(photograph, None, {})]
+        self.current = 0
+        self._latest: dict[int, int] = {}  # where redo goes from a revision
+
+    @property
+    def photograph(self) -> Photograph:
+        """The picture as it is now."""
+        return self.revisions[self.current].photograph
+
+    def edit(
+        self, editor: Editor, mask: Source, prompt: str, *, choose: int = 0, **options: Any
+    ) -> EditResult:
+        """Edit the current picture and go on with candidate `choose`; options as in `Editor.edit`."""
+        result = editor.edit(self.photograph, mask, prompt, **options)
+        self.add(result, choose=choose)
+        return result
+
+    def add(self, result: EditResult, *, choose: int = 0) -> int:
+        """Go on with a candidate of an edit of the current picture; returns the new revision's number.
+
+        Raises InvalidInput for a result of another picture, or a candidate that it does not have.
+        """
+        if result.photograph is not self.photograph:
+            raise InvalidInput("the result is not an edit of the session's current picture: edit that one")
+        if not 0 <= choose < len(result.candidates):
+            raise InvalidInput(f"candidate {choose}: there are 0 to {len(result.candidates) - 1}")
+        chosen = result.candidates[choose]
+        made = {
+            "prompt": result.prompt,
+            "model": result.model,
+            "revision": result.revision,
+            "candidate": choose,
+            "seed": chosen.seed,
+            "options": dataclasses.asdict(result.options),
+        }
+        self.revisions.append(Revision(chosen.photograph, self.current, made))
+        return self.go_to(len(self.revisions) - 1)
+
+    def go_to(self, number: int) -> int:
+        """Work on any revision; an edit there begins a branch. Raises InvalidInput if there is none."""
+        if not 0 <= number < len(self.revisions):
+            raise InvalidInput(f"revision {number}: there are 0 to {len(self.revisions) - 1}")
+        child, parent = number, self.revisions[number].parent
+        while parent is not None:  # redo comes back this way
+            self._latest[parent] = child
+            child, parent = parent, self.revisions[parent].parent
+        self.current = number
+        return number
+
+    def undo(self) -> int:
+        """Go back to what the current picture was made from. Raises InvalidInput at the photograph."""
+        parent = self.revisions[self.current].parent
+        if parent is None:
+            raise InvalidInput("nothing to undo: this is the photograph")
+        self.current = parent
+        return parent
+
+    def redo(self) -> int:
+        """Take back an undo, along the branch that was last worked on. Raises InvalidInput at its end."""
+        if self.current not in self._latest:
+            raise InvalidInput("nothing to redo: this is the end of the branch")
+        self.current = self._latest[self.current]
+        return self.current
+
+    def branches(self, number: int | None = None) -> list[int]:
+        """The revisions that were made from one (default: the current one), oldest first."""
+        at = self.current if number is None else number
+        return [i for i, revision in enumerate(self.revisions) if revision.parent == at]
+
+    def save(self, folder: str | Path) -> None:
+        """Write every revision as a lossless PNG, and session.json last: it names only what is there.
+
+        Revisions that an earlier save left are not written again. Raises InvalidInput for a folder that
+        holds another session.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        kept = _index(target)["revisions"] if (target / INDEX).exists() else []
+        entries = [self._entry(i) for i in range(len(self.revisions))]
+        if kept != entries[: len(kept)]:
+            raise InvalidInput(f"{target} holds another session: choose another folder")
+        for i in range(len(kept), len(entries)):
+            save_png(target / entries[i]["file"], self.revisions[i].photograph)
+        latest = [list(pair) for pair in self._latest.items()]
+        index = {"format": FORMAT, "current": self.current, "latest": latest, "revisions": entries}
+        write_text_atomic(target / INDEX, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+
+    def _entry(self, number: int) -> dict[str, Any]:
+        revision = self.revisions[number]
+        return {"file": f"{number:03d}.png", "parent": revision.parent, "made": revision.made}
+
+    @classmethod
+    def load(cls, folder: str | Path, *, max_pixels: int = FIELDS["max_pixels"].default) -> Self:
+        """Read a saved session: the same pixels, the same tree. Raises InvalidInput for anything else."""
+        source = Path(folder)
+        index = _index(source)
+        try:
+            pictures = [
+                open_photograph(source / e["file"], max_pixels=max_pixels) for e in index["revisions"]
+            ]
+            session = cls(pictures[0])
+            session.revisions = [
+                Revision(picture, entry["parent"], entry["made"])
+                for picture, entry in zip(pictures, index["revisions"], strict=True)
+            ]
+            session._latest = dict(index["latest"])
+            session.current = index["current"]
+            _check_tree(session.revisions, [session.current, *session._latest, *session._latest.values()])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise InvalidInput(f"{source / INDEX}: damaged ({error})") from error
+        return session
+
+
+def _check_tree(revisions: Sequence[Revision], mentioned: Sequence[int]) -> None:
+    """Raise ValueError unless every parent comes before its child, and every number has a revision."""
+    for number, revision in enumerate(revisions):
+        rooted = number == 0 if revision.parent is None else 0 <= revision.parent < number
+        if not rooted:
+            raise ValueError(f"revision {number} has parent {revision.parent}")
+    if not all(0 <= number < len(revisions) for number in mentioned):
+        raise ValueError("it speaks of revisions that it does not have")
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if index["format"] != FORMAT:
+            raise ValueError(f"format {index['format']}, this version reads {FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path}: not a saved session ({error})") from error
+    return index
