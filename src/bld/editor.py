@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from bld import masks
 from bld.blend import blend
 from bld.errors import InvalidInput
 from bld.fidelity import Fidelity, fidelity
@@ -18,17 +17,13 @@ from bld.images import (
     Photograph,
     Source,
     from_tensor,
-    open_photograph,
-    read_mask,
-    resize_mask,
-    seen,
-    to_tensor,
 )
 from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
-from bld.options import TUNED, DType, EditOptions, Reconstruction, resolve
+from bld.options import TUNED, DType, EditOptions, Reconstruction
 from bld.reconstruct import Scene, length, reconstruct
+from bld.task import Task, check
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,27 +94,6 @@ class EditResult:
         return self.candidates[0]
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """A checked request: what to edit, where, and with which choices."""
-
-    photograph: Photograph
-    mask: FloatArray
-    crop: Crop
-    grid: tuple[int, int]
-    prompt: str
-    options: EditOptions
-    notes: tuple[str, ...]
-
-    def m_latent(self, steps: int) -> list[FloatArray]:
-        """The latent mask of every step."""
-        mask = self.mask[self.crop.box.slices]
-        if self.options.soft_mask:
-            return masks.soft_schedule(mask, self.grid, steps)
-        m_latent = masks.latent_mask(mask, self.grid)
-        return masks.shrink_schedule(m_latent, steps) if self.options.shrink else [m_latent] * steps
-
-
 @dataclass
 class _Stages:
     """Times the stages of an edit and reports how far each is."""
@@ -175,10 +149,10 @@ class Editor:
         """
         if options is not None and changes:
             raise TypeError("give options=EditOptions(...) or single options, not both")
-        task = self._check(image, mask, prompt, options or EditOptions(**changes))
+        task = check(self.model, image, mask, prompt, options or EditOptions(**changes))
         stages = _Stages(progress)
         with stages.stage("encode", 1) as done:
-            z_init = self.model.encode(to_tensor(seen(task.photograph, task.crop.box.slices, task.crop.size)))
+            z_init = self.model.encode(task.x())
             done(1)
         return self._finish(task, self._blend(task, z_init, stages), stages)
 
@@ -197,7 +171,7 @@ class Editor:
         Image, mask, prompt and options are those of the edit, but for the finish (reconstruct, feather,
         tune_...). Raises InvalidInput as `edit` does, and for latents of another picture or mask.
         """
-        task = self._check(image, mask, prompt, replace(options, candidates=len(latents.seeds)))
+        task = check(self.model, image, mask, prompt, replace(options, candidates=len(latents.seeds)))
         if tuple(latents.z_init.shape[-2:]) != task.grid:
             raise InvalidInput(
                 f"the latents have {latents.z_init.shape[-2]}x{latents.z_init.shape[-1]} cells, this edit "
@@ -205,7 +179,7 @@ class Editor:
             )
         return self._finish(task, latents, _Stages(progress))
 
-    def _finish(self, task: _Task, latents: Latents, stages: _Stages) -> EditResult:
+    def _finish(self, task: Task, latents: Latents, stages: _Stages) -> EditResult:
         """Decode every candidate and reconstruct its background."""
         with stages.stage("decode", 1 + len(latents.seeds)) as done:
             decoded = []
@@ -242,7 +216,7 @@ class Editor:
         tuned = options.tune_candidates if options.reconstruct in TUNED else options.candidates
         return [options.reconstruct if i < tuned else "stitch" for i in range(options.candidates)]
 
-    def _scene(self, task: _Task, decoded: FloatArray, z_0: torch.Tensor) -> Scene:
+    def _scene(self, task: Task, decoded: FloatArray, z_0: torch.Tensor) -> Scene:
         return Scene(
             photograph=task.photograph,
             box=task.crop.box,
@@ -253,56 +227,9 @@ class Editor:
             options=task.options,
         )
 
-    def _check(self, image: Source | Photograph, mask: Source, prompt: str, options: EditOptions) -> _Task:
-        """Read and check everything, so that whatever is wrong is said before the model runs."""
-        prompt, prompt_notes = self._checked_prompt(prompt, options)
-        photograph = open_photograph(image, max_pixels=options.max_pixels)
-        values, mask_notes = _read_mask(mask, photograph.size, options)
-        soft = masks.is_soft(values) if options.soft_mask is None else options.soft_mask
-        if soft and options.shrink:
-            raise InvalidInput(
-                "--shrink is for hard masks, and this one has its own schedule; try --no-soft-mask"
-            )
-        edited, note = _edited(values, soft=soft)
-        crop = masks.context_box(
-            masks.mask_box((edited > 0).astype(np.float32)),
-            photograph.size,
-            native=self.model.native_size,
-            multiple=self.model.multiple,
-            context=options.context,
-            min_context=options.context_pixels,
-        )
-        factor = self.model.latent_factor
-        grid = (crop.size[0] // factor, crop.size[1] // factor)
-        half_a_cell = max(1, round(factor / 2 * crop.box.height / crop.size[0]))
-        resolved = resolve(
-            options,
-            guidance_scale=self.model.guidance_scale,
-            shrink=not soft and masks.is_thin(masks.latent_mask(edited[crop.box.slices], grid)),
-            soft_mask=soft,
-            feather=half_a_cell,
-        )
-        notes = (*prompt_notes, *photograph.notes, *mask_notes, *note)
-        return _Task(photograph, edited, crop, grid, prompt, resolved, notes)
-
-    def _checked_prompt(self, prompt: str, options: EditOptions) -> tuple[str, list[str]]:
-        if not prompt.strip():
-            raise InvalidInput("the prompt is empty: say what to draw inside the mask")
-        notes = []
-        for what, text in (("prompt", prompt), ("negative prompt", options.negative_prompt)):
-            cut = self.model.excess(text)
-            if cut and not options.truncate_prompt:
-                raise InvalidInput(
-                    f"the {what} is longer than {self.model.name} reads: {cut!r} would be cut; "
-                    "shorten it or allow that with --truncate-prompt"
-                )
-            if cut:
-                notes.append(f"the {what} was cut before {cut!r}")
-        return prompt, notes
-
-    def _blend(self, task: _Task, z_init: torch.Tensor, stages: _Stages) -> Latents:
+    def _blend(self, task: Task, z_init: torch.Tensor, stages: _Stages) -> Latents:
         """z_0 of every candidate, a micro-batch at a time."""
-        options, seeds = task.options, self._seeds(task.options)
+        options, seeds = task.options, task.seeds
         z_0: list[torch.Tensor] = []
         batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
         trajectory = self.model.trajectory(task.prompt, options)
@@ -316,32 +243,3 @@ class Editor:
                     done(number * len(trajectory) + step + 1)
                 z_0.append(z)  # the last one
         return Latents(z_init, torch.cat(z_0), tuple(seeds))
-
-    @staticmethod
-    def _seeds(options: EditOptions) -> list[int]:
-        """Candidate i has seed + i, so that any one can be made again alone."""
-        if options.seed is None:
-            raise ValueError("options must be resolved")
-        return [options.seed + i for i in range(options.candidates)]
-
-
-def _read_mask(source: Source, size: tuple[int, int], options: EditOptions) -> tuple[FloatArray, list[str]]:
-    """The mask at the photograph's size, in [0, 1], and the notes on how it was read."""
-    given = read_mask(source, mode=options.mask_mode, max_pixels=options.max_pixels)
-    values, notes = given.values, [given.note]
-    if values.shape != size and options.resize_mask:
-        notes.append(f"mask resized from {values.shape[1]}x{values.shape[0]} to {size[1]}x{size[0]}")
-        values = resize_mask(values, size)
-    masks.check_same_size(size, values.shape)
-    return masks.invert(values) if options.invert_mask else values, notes
-
-
-def _edited(values: FloatArray, *, soft: bool) -> tuple[FloatArray, list[str]]:
-    """The mask as it is edited by: its greys, or 0 and 1. Raises InvalidInput if it edits nothing."""
-    if soft:
-        masks.require_edit((values > 0).astype(np.float32))
-        return values, ["grey values of the mask begin the edit later"]
-    edited = masks.binarise(values)
-    masks.require_edit(edited)
-    grey = np.any((values > 0.01) & (values < 0.99))
-    return edited, ["grey values of the mask were cut at one half"] if grey else []

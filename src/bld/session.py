@@ -10,7 +10,7 @@ from typing import Any, Self
 from bld.editor import Editor, EditResult
 from bld.errors import InvalidInput
 from bld.images import Photograph, Source, open_photograph, save_png, write_text_atomic
-from bld.options import FIELDS
+from bld.options import EditOptions
 
 FORMAT = 1
 INDEX = "session.json"
@@ -134,7 +134,7 @@ class Session:
         return {"file": f"{number:03d}.png", "parent": revision.parent, "made": revision.made}
 
     @classmethod
-    def load(cls, folder: str | Path, *, max_pixels: int = FIELDS["max_pixels"].default) -> Self:
+    def load(cls, folder: str | Path, *, max_pixels: int = EditOptions().max_pixels) -> Self:
         """Read a saved session: the same pixels, the same tree. Raises InvalidInput for anything else."""
         source = Path(folder)
         index = _index(source)

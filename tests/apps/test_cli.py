@@ -120,6 +120,34 @@ def test_reconstruct_gives_what_the_edit_would_have_given(edit: Run, bld: Run, t
         )
 
 
+def test_visualize_shows_the_steps(bld: Run, model: Path, photo: Path, mask: Path, tmp_path: Path) -> None:
+    words = [
+        "--image",
+        photo,
+        "--mask",
+        mask,
+        "--prompt",
+        "a guitar",
+        "--model",
+        model,
+        "--steps",
+        6,
+        "--seed",
+        1,
+    ]
+    code, out, _ = bld("visualize", *words, "--frames", 3, "--mp4", "--output", tmp_path / "p")
+    assert code == 0
+    assert "process.gif  seed 1" in out
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
+        "latents.png", "process.gif", "process.mp4", "strip.png",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "p" / "process.gif") as gif:
+        assert gif.n_frames == 3
+    code, _, err = bld("visualize", *words[:-4], "--steps", 0, "--output", tmp_path / "q")
+    assert (code, (tmp_path / "q").exists()) == (2, False)
+    assert "--steps 0" in err
+
+
 def test_only_the_best_candidates_are_tuned(edit: Run, tmp_path: Path) -> None:
     edit("--reconstruct", "latents", "--tune-steps", 2, "--candidates", 3, "--tune-candidates", 2)
     facts = json.loads((tmp_path / "out" / "edit.json").read_text())

@@ -172,6 +172,7 @@ def test_objects_that_fly_cast_no_shadow(compositor: Compositor) -> None:
 def test_rate_warms_up_stays_and_falls_to_nothing() -> None:
     assert rate(0.01, warmup=0.02) == pytest.approx(0.5)
     assert rate(0.5, warmup=0.02) == 1
+    assert rate(0.75, warmup=0.02) == 0.5
     assert rate(1, warmup=0.02) == 0
 
 

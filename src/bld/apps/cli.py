@@ -150,6 +150,50 @@ def reconstruct(
     report(result, made, target, as_json=as_json)
 
 
+@app.command()
+@with_edit_options
+def visualize(
+    *,
+    image: Annotated[Path, typer.Option("--image", "-i", help="the photograph")],
+    mask: Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the pictures")] = Path("process"),
+    frames: Annotated[int, typer.Option(help="how many of the steps to show", min=1)] = 12,
+    mp4: Annotated[bool, typer.Option("--mp4", help="write process.mp4 too")] = False,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")
+    ] = "mini",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    changes: dict[str, Any],
+) -> None:
+    """Show an edit as it happens: the picture guessed after each step, and the mask in force."""
+    options = EditOptions(**{"candidates": 1, **changes})
+    from bld.apps import visualize as pictures
+    from bld.apps.output import staged
+    from bld.apps.progress import quiet_libraries, shown
+    from bld.models.load import load_model
+    from bld.process import process
+    from bld.task import check
+
+    with staged(output, ("strip.png", "latents.png", "process.gif", *["process.mp4"] * mp4)) as stage:
+        with shown(quiet=False) as (status, progress):
+            status(f"loading {model}")
+            quiet_libraries()
+            loaded = load_model(model, device=device, dtype=dtype)  # type: ignore[arg-type]
+            task = check(loaded, image, mask, prompt, options)
+            seen = []
+            for frame in process(loaded, task, frames=min(frames, task.options.steps)):
+                seen.append(frame)
+                progress("blend", frame.step, frame.steps)
+        pictures.strip(seen).save(stage / "strip.png")
+        pictures.latents(seen[-1]).save(stage / "latents.png")
+        pictures.write_gif(seen, stage / "process.gif")
+        if mp4:
+            pictures.write_mp4(seen, stage / "process.mp4")
+    typer.echo(f"{output / 'process.gif'}  seed {task.seeds[0]}")
+
+
 def numbers_below(text: str, count: int) -> list[int]:
     """The numbers in "0,3" or "0 3". Raises InvalidInput unless all are from 0 to count - 1."""
     words = text.replace(",", " ").split()

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,10 @@ TILE, COLUMNS = 256, 6  # grid: largest side of a tile in px, tiles in a row
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its place as `folder` when the block ends well.
+def staged(folder: Path, entries: Sequence[str] = ENTRIES) -> Iterator[Path]:
+    """A folder to write `entries` into that takes its place as `folder` when the block ends well.
 
-    What an earlier edit left there is replaced, other files stay. If the block fails, or is
+    What an earlier run left there is replaced, other files stay. If the block fails, or is
     interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written.
     """
     try:
@@ -44,16 +44,16 @@ def staged(folder: Path) -> Iterator[Path]:
     try:
         yield stage
         stage.chmod(0o755)
-        _take_place(stage, folder)
+        _take_place(stage, folder, entries)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _take_place(stage: Path, folder: Path) -> None:
+def _take_place(stage: Path, folder: Path, entries: Sequence[str]) -> None:
     if not folder.exists():
         stage.replace(folder)
         return
-    for entry in ENTRIES:
+    for entry in entries:
         if (folder / entry).is_dir():
             shutil.rmtree(folder / entry)
         (stage / entry).replace(folder / entry)

@@ -34,6 +34,11 @@ class Step:
     level_out: Level
     denoise: Callable[[torch.Tensor], torch.Tensor]
 
+    def guess(self, z_in: torch.Tensor, z_out: torch.Tensor) -> torch.Tensor:
+        """The clean latent that a deterministic step went towards: its ends are noisings of it by one eps."""
+        (signal_in, sigma_in), (signal_out, sigma_out) = self.level_in, self.level_out
+        return (sigma_in * z_out - sigma_out * z_in) / (signal_out * sigma_in - signal_in * sigma_out)
+
 
 Trajectory = Sequence[Step]
 

@@ -1,0 +1,62 @@
+"""Seeing an edit happen: what the model takes the picture to be after each step (figures 6 and 15)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from bld.blend import blend
+from bld.images import from_tensor
+from bld.masks import FloatArray
+from bld.models.base import LatentModel, Level, Step
+from bld.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One step of an edit. step: how many are done, of `steps`. level: the noise that is left.
+
+    z_0: 1 c h w, the model's guess inside the mask, the photograph outside. picture: h w 3 in [0, 1], that
+    guess decoded. m_latent: the mask in force at this step, on the latent grid.
+    """
+
+    step: int
+    steps: int
+    level: Level
+    z_0: torch.Tensor
+    picture: FloatArray
+    m_latent: FloatArray
+
+
+def process(model: LatentModel, task: Task, *, frames: int) -> Iterator[Frame]:
+    """Edit with the first candidate's seed, and show `frames` of the steps, evenly spread, the last included.
+
+    The edit is the same as any other: the last frame is what the decoder gives of it. The guesses are
+    exact for deterministic samplers.
+    """
+    z_init = model.encode(task.x())
+    trajectory = model.trajectory(task.prompt, task.options)
+    masks = task.m_latent(len(trajectory))
+    guesses: list[torch.Tensor] = []
+    watched = [Step(step.level_in, step.level_out, _watched(step, guesses.append)) for step in trajectory]
+    shown = {round((i + 1) * len(watched) / frames) for i in range(frames)}
+    generator = torch.Generator().manual_seed(task.seeds[0])
+    m_latent = [torch.from_numpy(m).to(z_init) for m in masks]
+    for number, z in enumerate(blend(watched, z_init, m_latent, [generator]), start=1):
+        guess = guesses.pop()
+        if number in shown:
+            step, m = watched[number - 1], m_latent[number - 1]
+            blended = z if number == len(watched) else guess * m + z_init * (1 - m)
+            picture = from_tensor(model.decode(blended))[0]
+            yield Frame(number, len(watched), step.level_out, blended, picture, masks[number - 1])
+
+
+def _watched(step: Step, keep: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The step's denoiser, which also hands over its guess of the clean latent."""
+
+    def denoise(z: torch.Tensor) -> torch.Tensor:
+        z_fg = step.denoise(z)
+        keep(step.guess(z, z_fg))
+        return z_fg
+
+    return denoise

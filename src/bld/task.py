@@ -1,0 +1,129 @@
+"""From what was asked to what will be done: everything about an edit that is decided before it runs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bld import masks
+from bld.errors import InvalidInput
+from bld.images import (
+    Photograph,
+    Source,
+    open_photograph,
+    read_mask,
+    resize_mask,
+    seen,
+    to_tensor,
+)
+from bld.masks import Crop, FloatArray
+from bld.models.base import LatentModel
+from bld.options import EditOptions, resolve
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A checked request: what to edit, where, and with which choices."""
+
+    photograph: Photograph
+    mask: FloatArray
+    crop: Crop
+    grid: tuple[int, int]
+    prompt: str
+    options: EditOptions
+    notes: tuple[str, ...]
+
+    def x(self) -> torch.Tensor:
+        """What the model sees: the crop in sRGB at the model's size, 1 3 h w in [-1, 1]."""
+        return to_tensor(seen(self.photograph, self.crop.box.slices, self.crop.size))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Candidate i has seed + i, so that any one can be made again alone."""
+        if self.options.seed is None:
+            raise ValueError("options must be resolved")
+        return [self.options.seed + i for i in range(self.options.candidates)]
+
+    def m_latent(self, steps: int) -> list[FloatArray]:
+        """The latent mask of every step."""
+        mask = self.mask[self.crop.box.slices]
+        if self.options.soft_mask:
+            return masks.soft_schedule(mask, self.grid, steps)
+        m_latent = masks.latent_mask(mask, self.grid)
+        return masks.shrink_schedule(m_latent, steps) if self.options.shrink else [m_latent] * steps
+
+
+def check(
+    model: LatentModel, image: Source | Photograph, mask: Source, prompt: str, options: EditOptions
+) -> Task:
+    """Read and check everything, so that whatever is wrong is said before the model runs.
+
+    Raises InvalidInput for whatever cannot be edited as asked.
+    """
+    prompt, prompt_notes = _checked_prompt(model, prompt, options)
+    photograph = open_photograph(image, max_pixels=options.max_pixels)
+    values, mask_notes = _read_mask(mask, photograph.size, options)
+    soft = masks.is_soft(values) if options.soft_mask is None else options.soft_mask
+    if soft and options.shrink:
+        raise InvalidInput(
+            "--shrink is for hard masks, and this one has its own schedule; try --no-soft-mask"
+        )
+    edited, note = _edited(values, soft=soft)
+    crop = masks.context_box(
+        masks.mask_box((edited > 0).astype(np.float32)),
+        photograph.size,
+        native=model.native_size,
+        multiple=model.multiple,
+        context=options.context,
+        min_context=options.context_pixels,
+    )
+    factor = model.latent_factor
+    grid = (crop.size[0] // factor, crop.size[1] // factor)
+    half_a_cell = max(1, round(factor / 2 * crop.box.height / crop.size[0]))
+    resolved = resolve(
+        options,
+        guidance_scale=model.guidance_scale,
+        shrink=not soft and masks.is_thin(masks.latent_mask(edited[crop.box.slices], grid)),
+        soft_mask=soft,
+        feather=half_a_cell,
+    )
+    notes = (*prompt_notes, *photograph.notes, *mask_notes, *note)
+    return Task(photograph, edited, crop, grid, prompt, resolved, notes)
+
+
+def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tuple[str, list[str]]:
+    if not prompt.strip():
+        raise InvalidInput("the prompt is empty: say what to draw inside the mask")
+    notes = []
+    for what, text in (("prompt", prompt), ("negative prompt", options.negative_prompt)):
+        cut = model.excess(text)
+        if cut and not options.truncate_prompt:
+            raise InvalidInput(
+                f"the {what} is longer than {model.name} reads: {cut!r} would be cut; "
+                "shorten it or allow that with --truncate-prompt"
+            )
+        if cut:
+            notes.append(f"the {what} was cut before {cut!r}")
+    return prompt, notes
+
+
+def _read_mask(source: Source, size: tuple[int, int], options: EditOptions) -> tuple[FloatArray, list[str]]:
+    """The mask at the photograph's size, in [0, 1], and the notes on how it was read."""
+    given = read_mask(source, mode=options.mask_mode, max_pixels=options.max_pixels)
+    values, notes = given.values, [given.note]
+    if values.shape != size and options.resize_mask:
+        notes.append(f"mask resized from {values.shape[1]}x{values.shape[0]} to {size[1]}x{size[0]}")
+        values = resize_mask(values, size)
+    masks.check_same_size(size, values.shape)
+    return masks.invert(values) if options.invert_mask else values, notes
+
+
+def _edited(values: FloatArray, *, soft: bool) -> tuple[FloatArray, list[str]]:
+    """The mask as it is edited by: its greys, or 0 and 1. Raises InvalidInput if it edits nothing."""
+    if soft:
+        masks.require_edit((values > 0).astype(np.float32))
+        return values, ["grey values of the mask begin the edit later"]
+    edited = masks.binarise(values)
+    masks.require_edit(edited)
+    grey = np.any((values > 0.01) & (values < 0.99))
+    return edited, ["grey values of the mask were cut at one half"] if grey else []
