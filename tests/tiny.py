@@ -75,6 +75,29 @@ def tiny_folder(path: Path, *, scheduler: dict[str, Any] | None = None) -> Path:
     return path
 
 
+def tiny_clip(path: Path) -> Path:
+    """Write a CLIPModel folder of seeded random weights to `path`, with its tokenizer and processor."""
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from bld.training import tokenizer
+
+    words = tokenizer.train(list(CAPTIONS), 640, 24, path)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        **sizes, "vocab_size": len(words), "max_position_embeddings": 24, "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
+    }  # fmt: skip
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(path)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        path
+    )
+    return path
+
+
 def _fill_zeros(module: nn.Module) -> None:
     """Draw the weights that training starts at zero: with them, a network ignores its input."""
     for parameter in module.parameters():

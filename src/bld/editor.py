@@ -22,6 +22,7 @@ from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
 from bld.options import TUNED, DType, EditOptions, Reconstruction
+from bld.rank import ClipRanker, Ranker, rank
 from bld.reconstruct import Scene, length, reconstruct
 from bld.task import Task, check
 
@@ -36,11 +37,13 @@ Progress = Callable[[str, int, int], None]
 class Candidate:
     """One edited photograph, the seed that makes it, and what it did to the background.
 
-    reconstruction: the way it went, which for all but the best may be another than the one asked for.
+    score: the ranker's, None without one. reconstruction: the way it went, which for all but the best may
+    be another than the one asked for.
     """
 
     photograph: Photograph
     seed: int
+    score: float | None
     reconstruction: Reconstruction
     fidelity: Fidelity
 
@@ -81,6 +84,7 @@ class EditResult:
     options: EditOptions
     model: str
     revision: str
+    ranker: str | None
     photograph: Photograph
     mask: FloatArray
     crop: Crop
@@ -123,13 +127,19 @@ class Editor:
     result.best.image.save("out.png")
     """
 
-    def __init__(self, model: LatentModel) -> None:
-        self.model = model
+    def __init__(self, model: LatentModel, ranker: Ranker | None = None) -> None:
+        self.model, self.ranker = model, ranker
 
     @classmethod
-    def from_pretrained(cls, name: str, *, device: str = "auto", dtype: DType = "auto") -> Self:
-        """Load a model by name, folder or hub id; see `bld.models.load.load_model`."""
-        return cls(load_model(name, device=device, dtype=dtype))
+    def from_pretrained(
+        cls, name: str, *, ranker: str | None = None, device: str = "auto", dtype: DType = "auto"
+    ) -> Self:
+        """Load a model by name, folder or hub id, and a CLIP model that ranks if one is named.
+
+        See `bld.models.load.load_model` and `bld.rank.ClipRanker`.
+        """
+        model = load_model(name, device=device, dtype=dtype)
+        return cls(model, ClipRanker.from_pretrained(ranker, device=device) if ranker else None)
 
     def edit(
         self,
@@ -154,7 +164,7 @@ class Editor:
         with stages.stage("encode", 1) as done:
             z_init = self.model.encode(task.x())
             done(1)
-        return self._finish(task, self._blend(task, z_init, stages), stages)
+        return self._finish(task, self._blend(task, z_init, stages), stages, self.ranker)
 
     def finish(
         self,
@@ -169,7 +179,8 @@ class Editor:
         """The last stages of an edit, from the latents that it left: decode and reconstruct.
 
         Image, mask, prompt and options are those of the edit, but for the finish (reconstruct, feather,
-        tune_...). Raises InvalidInput as `edit` does, and for latents of another picture or mask.
+        tune_...). Candidates keep the order they have in `latents`. Raises InvalidInput as `edit` does,
+        and for latents of another picture or mask.
         """
         task = check(self.model, image, mask, prompt, replace(options, candidates=len(latents.seeds)))
         if tuple(latents.z_init.shape[-2:]) != task.grid:
@@ -177,23 +188,36 @@ class Editor:
                 f"the latents have {latents.z_init.shape[-2]}x{latents.z_init.shape[-1]} cells, this edit "
                 f"{task.grid[0]}x{task.grid[1]}: give the picture and mask that made them"
             )
-        return self._finish(task, latents, _Stages(progress))
+        return self._finish(task, latents, _Stages(progress), None)
 
-    def _finish(self, task: Task, latents: Latents, stages: _Stages) -> EditResult:
-        """Decode every candidate and reconstruct its background."""
+    def _finish(self, task: Task, latents: Latents, stages: _Stages, ranker: Ranker | None) -> EditResult:
+        """Decode every candidate, rank them and reconstruct their backgrounds."""
         with stages.stage("decode", 1 + len(latents.seeds)) as done:
             decoded = []
             for number, z in enumerate([latents.z_init[0], *latents.z_0]):
                 decoded.append(from_tensor(self.model.decode(z[None]))[0])
                 done(number + 1)
+        round_trip, *decoded = decoded
+        scores: tuple[float | None, ...] = (None,) * len(decoded)
+        if ranker is not None:
+            with stages.stage("rank", 1) as done:
+                x, m = from_tensor(task.x())[0], task.seen_mask()[..., None]
+                ranking = rank(
+                    ranker, [x + m * (y - x) for y in decoded], m[..., 0], task.prompt, task.options.rank_by
+                )
+                latents, decoded = latents.of(ranking.order), [decoded[i] for i in ranking.order]
+                scores = tuple(ranking.scores[i] for i in ranking.order)
+                done(1)
         ways = self._ways(task.options)
         candidates, before = [], 0
         with stages.stage("reconstruct", sum(length(way, task.options) for way in ways)) as done:
-            for way, picture, z, seed in zip(ways, decoded[1:], latents.z_0, latents.seeds, strict=True):
+            for way, picture, z, seed, score in zip(
+                ways, decoded, latents.z_0, latents.seeds, scores, strict=True
+            ):
                 report = partial(lambda before, steps: done(before + steps), before)
                 photograph = reconstruct(way, self._scene(task, picture, z[None]), report)
                 found = fidelity(task.photograph, photograph, task.mask)
-                candidates.append(Candidate(photograph, seed, way, found))
+                candidates.append(Candidate(photograph, seed, score, way, found))
                 before += length(way, task.options)
         return EditResult(
             candidates=tuple(candidates),
@@ -201,10 +225,11 @@ class Editor:
             options=task.options,
             model=self.model.name,
             revision=self.model.revision,
+            ranker=ranker.name if ranker else None,
             photograph=task.photograph,
             mask=task.mask,
             crop=task.crop,
-            round_trip=reconstruct("none", self._scene(task, decoded[0], latents.z_init)),
+            round_trip=reconstruct("none", self._scene(task, round_trip, latents.z_init)),
             latents=latents,
             notes=task.notes,
             seconds=stages.seconds,

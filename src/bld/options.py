@@ -16,6 +16,7 @@ MaskMode = Literal["auto", "luminance", "alpha"]
 Reconstruction = Literal["none", "stitch", "poisson", "latents", "decoder"]
 TUNED: tuple[Reconstruction, ...] = ("latents", "decoder")  # by optimisation, so they take a while
 TuneLoss = Literal["mean", "area"]
+RankBy = Literal["masked", "crop", "ensemble"]
 Preset = Literal["paper", "fast"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -80,6 +81,11 @@ class EditOptions:
         None,
         "start from a grown mask and shrink it (for thin masks); on if the mask is at most 2 of 32 "
         "latent cells thick",
+    )
+    rank_by: RankBy = _option(
+        "ensemble",
+        "what a ranker looks at: masked is the edit on black, as in the paper, crop its box, and ensemble "
+        "both and the whole picture",
     )
     soft_mask: bool | None = _option(
         None,

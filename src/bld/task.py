@@ -13,6 +13,7 @@ from bld.images import (
     open_photograph,
     read_mask,
     resize_mask,
+    resize_pixels,
     seen,
     to_tensor,
 )
@@ -36,6 +37,10 @@ class Task:
     def x(self) -> torch.Tensor:
         """What the model sees: the crop in sRGB at the model's size, 1 3 h w in [-1, 1]."""
         return to_tensor(seen(self.photograph, self.crop.box.slices, self.crop.size))
+
+    def seen_mask(self) -> FloatArray:
+        """The mask at the size that the model sees, h w: of each pixel, the share that may change."""
+        return resize_pixels((self.mask[self.crop.box.slices] > 0).astype(np.float32), self.crop.size)
 
     @property
     def seeds(self) -> list[int]:

@@ -13,6 +13,7 @@ from PIL import Image
 from bld.apps import cli
 from bld.apps.flags import GROUPS, with_edit_options
 from bld.options import FIELDS
+from tests.tiny import tiny_clip
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -146,6 +147,22 @@ def test_visualize_shows_the_steps(bld: Run, model: Path, photo: Path, mask: Pat
     code, _, err = bld("visualize", *words[:-4], "--steps", 0, "--output", tmp_path / "q")
     assert (code, (tmp_path / "q").exists()) == (2, False)
     assert "--steps 0" in err
+
+
+def test_a_ranked_edit_says_its_scores_and_can_be_made_again(edit: Run, bld: Run, tmp_path: Path) -> None:
+    clip, out = tiny_clip(tmp_path / "clip"), tmp_path / "out"
+    assert edit("--ranker", clip, "--candidates", 4, "--seed", 2)[0] == 0
+    facts = json.loads((out / "edit.json").read_text())
+    scores = [c["score"] for c in facts["candidates"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == 4
+    assert facts["request"]["ranker"] == str(clip)
+    _, shown, _ = bld("info", out / "result.png")
+    assert bld(*shlex.split(shown.strip().splitlines()[-1])[1:], "--output", tmp_path / "again")[0] == 0
+    assert (tmp_path / "again" / "result.png").read_bytes() == (out / "result.png").read_bytes()
+    code, _, err = edit("--ranker", tmp_path)
+    assert code == 2
+    assert "not a CLIP model" in err
 
 
 def test_only_the_best_candidates_are_tuned(edit: Run, tmp_path: Path) -> None:

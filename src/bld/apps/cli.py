@@ -62,6 +62,9 @@ def edit(
     ] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    ranker: Annotated[
+        str | None, typer.Option(help="CLIP model that puts the best candidate first: a folder or a hub id")
+    ] = None,
     preset_name: Annotated[
         str | None, typer.Option("--preset", help="paper or fast; single flags go on top")
     ] = None,
@@ -88,9 +91,9 @@ def edit(
             from bld.editor import Editor
 
             quiet_libraries()
-            editor = Editor.from_pretrained(model, device=device, dtype=dtype)  # type: ignore[arg-type]
+            editor = Editor.from_pretrained(model, ranker=ranker, device=device, dtype=dtype)  # type: ignore[arg-type]
             result = editor.edit(image, mask, prompt, options=options, progress=progress)
-        facts = record(result, Inputs(str(image), str(mask), device, dtype))
+        facts = record(result, Inputs(str(image), str(mask), device, dtype, ranker))
         write(result, facts, stage, metadata=not no_metadata)
     report(result, facts, output, as_json=as_json)
 
@@ -127,7 +130,7 @@ def reconstruct(
 
     latents = read_latents(folder / "latents.safetensors").of(numbers)
     asked = facts["request"]
-    inputs = Inputs(*(asked[name] for name in ("image", "mask", "device", "dtype")))
+    inputs = Inputs(*(asked[name] for name in ("image", "mask", "device", "dtype", "ranker")))
     target = output or folder / options.reconstruct
     with staged(target) as stage:
         with shown(quiet=as_json) as (status, progress):

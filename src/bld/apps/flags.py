@@ -10,7 +10,7 @@ import typer
 from bld.options import FIELDS, flag
 
 GROUPS = {
-    "Pictures": ("candidates", "seed", "batch_size", "tune_candidates"),
+    "Pictures": ("candidates", "seed", "batch_size", "tune_candidates", "rank_by"),
     "Sampling": ("steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
     "Mask": ("mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink", "context", "context_pixels"),
     "Finish": ("reconstruct", "feather"),

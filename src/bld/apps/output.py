@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bld.apps.record import text_chunk
-from bld.editor import EditResult, Latents
+from bld.editor import Candidate, EditResult, Latents
 from bld.errors import InvalidInput
 from bld.images import Photograph, save_png, to_pil, write_text_atomic
 
@@ -96,8 +96,13 @@ def read_latents(path: Path) -> Latents:
         raise InvalidInput(f"{path}: not the latents of an edit, or damaged ({error})") from error
 
 
+def _label(number: int, candidate: Candidate) -> str:
+    score = "" if candidate.score is None else f", score {candidate.score:.3f}"
+    return f"{number}: seed {candidate.seed}{score}"
+
+
 def grid(result: EditResult) -> "Image.Image":
-    """Input, mask, the autoencoder's round trip and every candidate with its seed, side by side."""
+    """Input, mask, the autoencoder's round trip and every candidate with its seed and score."""
     from PIL import Image, ImageDraw
 
     mask = np.repeat((result.mask * 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -105,7 +110,7 @@ def grid(result: EditResult) -> "Image.Image":
         ("photograph", result.photograph),
         ("mask", Photograph(mask)),
         ("autoencoder", result.round_trip),
-        *((f"{i}: seed {c.seed}", c.photograph) for i, c in enumerate(result.candidates)),
+        *((_label(i, c), c.photograph) for i, c in enumerate(result.candidates)),
     ]
     height, width = result.photograph.size
     scale = TILE / max(height, width)

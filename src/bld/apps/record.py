@@ -27,6 +27,7 @@ class Inputs:
     mask: str
     device: str
     dtype: str
+    ranker: str | None
 
 
 def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = None) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
             "model": result.model,
             "device": inputs.device,
             "dtype": inputs.dtype,
+            "ranker": inputs.ranker,
             **dataclasses.asdict(result.options),
         },
         "inputs_sha256": {"image": _sha256(inputs.image), "mask": _sha256(inputs.mask)},
@@ -53,6 +55,7 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
                 "file": f"candidates/{i:02d}.png",
                 "number": i if numbers is None else numbers[i],
                 "seed": candidate.seed,
+                "score": candidate.score,
                 "reconstruction": candidate.reconstruction,
                 "background_max_error": candidate.fidelity.max_error,
                 "background_psnr": candidate.fidelity.psnr,
@@ -116,8 +119,9 @@ def command(facts: dict[str, Any]) -> str:
     """The command line that makes the edit again. Every open choice is spelled out."""
     request = facts["request"]
     words = ["bld", "edit"]
-    for name in ("image", "mask", "prompt", "model", "device", "dtype"):
-        words += [flag(name), str(request[name])]
+    for name in ("image", "mask", "prompt", "model", "device", "dtype", "ranker"):
+        if request[name] is not None:
+            words += [flag(name), str(request[name])]
     for name, option in FIELDS.items():
         value = request.get(name, option.default)
         if value == option.default:

@@ -1,0 +1,127 @@
+"""Ranking: what is looked at, and an order that depends on the scores alone."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bld import Editor, ModelUnavailable
+from bld.masks import FloatArray
+from bld.rank import ClipRanker, rank, views
+from tests.tiny import GaussianModel, tiny_clip
+
+MASK = np.zeros((8, 8), np.float32)
+MASK[2:5, 3:7] = 1
+PICTURE = np.random.default_rng(0).random((8, 8, 3), np.float32) * 0.9 + 0.05
+
+
+class Redness:
+    """Scores a picture by its mean red, or as told."""
+
+    name = "redness"
+
+    def __init__(self) -> None:
+        self.seen: list[FloatArray] = []
+
+    def score(self, picture: FloatArray, prompt: str) -> float:
+        self.seen.append(picture)
+        return float(picture[..., 0].mean())
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+def test_views_are_the_edit_on_black_its_box_and_the_whole() -> None:
+    (masked,) = views(PICTURE, MASK, "masked")
+    assert (masked[MASK == 0] == 0).all()
+    np.testing.assert_array_equal(masked[MASK > 0], PICTURE[MASK > 0])
+    (crop,) = views(PICTURE, MASK, "crop")
+    np.testing.assert_array_equal(crop, PICTURE[2:5, 3:7])
+    every = views(PICTURE, MASK, "ensemble")
+    assert len(every) == 3
+    for view, expected in zip(every, (masked, crop, PICTURE), strict=True):
+        np.testing.assert_array_equal(view, expected)
+
+
+@given(st.lists(st.sampled_from([0.1, 0.5, 0.9, math.nan, math.inf, -math.inf]), min_size=1, max_size=12))
+def test_best_first_ties_in_their_order_and_nonsense_last(values: list[float]) -> None:
+    class Told:
+        name = "told"
+
+        def score(self, picture: FloatArray, prompt: str) -> float:
+            return values[int(picture[0, 0, 0])]
+
+    pictures = [np.full((2, 2, 3), i, np.float32) for i in range(len(values))]
+    ranking = rank(Told(), pictures, np.ones((2, 2), np.float32), "a cat", "masked")
+    np.testing.assert_array_equal(ranking.scores, values)
+    assert sorted(ranking.order) == list(range(len(values)))
+    ordered = [values[i] for i in ranking.order]
+    finite = [v for v in ordered if math.isfinite(v)]
+    assert finite == sorted(finite, reverse=True)
+    assert not any(math.isfinite(v) for v in ordered[len(finite) :])
+    for first, second in zip(ranking.order, ranking.order[1:], strict=False):
+        if values[first] == values[second]:
+            assert first < second
+
+
+@pytest.mark.parametrize("by", ["masked", "crop", "ensemble"])
+def test_an_edit_comes_in_the_rankers_order_with_its_scores(by: Any) -> None:
+    photo = np.full((90, 120, 3), 60, np.uint8)
+    mask = np.zeros((90, 120), bool)
+    mask[20:60, 30:80] = True
+    plain = Editor(GaussianModel()).edit(photo, mask, "a wall", candidates=6, seed=0, steps=4)
+    ranker = Redness()
+    ranked = Editor(GaussianModel(), ranker).edit(
+        photo, mask, "a wall", candidates=6, seed=0, steps=4, rank_by=by
+    )
+    scores = [c.score for c in ranked.candidates]
+    assert None not in scores
+    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
+    assert sorted(c.seed for c in ranked.candidates) == [0, 1, 2, 3, 4, 5]
+    assert [c.seed for c in ranked.candidates] != [c.seed for c in plain.candidates]
+    by_seed = {c.seed: c for c in plain.candidates}
+    for candidate, z, seed in zip(ranked.candidates, ranked.latents.z_0, ranked.latents.seeds, strict=True):
+        assert candidate.seed == seed
+        np.testing.assert_array_equal(candidate.photograph.pixels, by_seed[seed].photograph.pixels)
+        assert torch.equal(z, plain.latents.z_0[seed])
+    fewer = Editor(GaussianModel(), Redness()).edit(
+        photo, mask, "a wall", candidates=6, seed=0, steps=4, rank_by=by, batch_size=1
+    )
+    assert [(c.seed, c.score) for c in fewer.candidates] == [(c.seed, c.score) for c in ranked.candidates]
+
+
+def test_the_ranker_sees_the_photograph_around_the_edit() -> None:
+    photo = np.full((64, 64, 3), 60, np.uint8)
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    ranker = Redness()
+    Editor(GaussianModel(), ranker).edit(photo, mask, "red", candidates=1, seed=0, steps=4)
+    whole = ranker.seen[-1]
+    np.testing.assert_allclose(whole[~mask], 60 / 255, atol=1e-6)
+    assert whole[mask][:, 0].mean() > 0.9
+
+
+def test_a_clip_folder_scores_by_cosine(clip: Path) -> None:
+    ranker = ClipRanker.from_pretrained(str(clip), device="cpu")
+    scores = [ranker.score(PICTURE, prompt) for prompt in ("a red apple", "a guitar on a table")]
+    assert all(-1 <= score <= 1 for score in scores)
+    assert scores[0] != scores[1], "it does not read the prompt"
+    assert ranker.score(PICTURE, "a red apple") == scores[0]
+    dark = ranker.score(PICTURE * 0.2, "a red apple")
+    assert dark != scores[0], "it does not look at the picture"
+    assert math.isfinite(ranker.score(PICTURE, "apple " * 200))
+
+
+def test_what_is_not_a_clip_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="not a CLIP model") as error:
+        ClipRanker.from_pretrained(str(tmp_path), device="cpu")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ModelUnavailable, match="unknown model nothing"):
+        ClipRanker.from_pretrained("nothing", device="cpu")
