@@ -251,6 +251,8 @@ def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
         assert sheet.width > 0
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
     pipeline.set_progress_bar_config(disable=True)
+    for config in (tmp_path / "run" / "model").rglob("*.json"):
+        assert str(tmp_path) not in config.read_text(), f"{config.name} names a folder of this machine"
     image = pipeline("a ball", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
     weights = list((tmp_path / "run" / "vae").glob("*.safetensors"))

@@ -1,6 +1,7 @@
 """Reading the training material: cut-outs, scenery and photographs from their webdataset tars."""
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
@@ -115,16 +116,16 @@ def load_scenery(data: Path, *, held_out: bool, short_side: int = 512) -> list[n
     return pictures
 
 
-def load_photographs(data: Path, *, every: int = 1) -> np.ndarray:
+def load_photographs(data: Path, *, held_out: bool, every: int = 1) -> np.ndarray:
     """Photographs of fruit, vegetables and clothes: n PHOTO_SIDE PHOTO_SIDE 3, uint8, centre-cropped.
 
-    Nine in ten are for training; each tenth is left out here and never trained on.
+    Nine in ten are for training, the tenth is held out; `every` takes each n-th of them.
     """
     kept = []
     for tar in PHOTOGRAPHS:
-        for number, (_, picture, _) in enumerate(samples(data / tar)):
-            if number % 10 == 9 or number % every:
-                continue
+        pictures = (picture for _, picture, _ in samples(data / tar))
+        mine = (picture for number, picture in enumerate(pictures) if (number % 10 == 9) == held_out)
+        for picture in itertools.islice(mine, 0, None, every):
             side = min(picture.size)
             left, top = (picture.width - side) // 2, (picture.height - side) // 2
             square = picture.convert("RGB").crop((left, top, left + side, top + side))

@@ -31,6 +31,7 @@ def export(run: Path, target: Path, *, guidance_scale: float) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     for part in CLASSES:
         shutil.copytree(run / part, fresh / part)
+        _forget_origin(fresh / part / "config.json")
         for weights in (fresh / part).glob("*.safetensors"):
             _halve(weights, prefix="text_model." if part == "text_encoder" else "")
     _state_dtype(fresh / "text_encoder" / "config.json")
@@ -67,6 +68,14 @@ def _halve(weights: Path, *, prefix: str) -> None:
     }
     save_file(tensors, weights, metadata={"format": "pt"})
     weights.chmod(0o644)  # safetensors makes files that only their owner reads
+
+
+def _forget_origin(config: Path) -> None:
+    """Leave out where the part was loaded from while it was trained: a path of one machine."""
+    if config.exists():
+        facts = json.loads(config.read_text(encoding="utf-8"))
+        facts.pop("_name_or_path", None)
+        config.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _state_dtype(config: Path) -> None:

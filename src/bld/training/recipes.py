@@ -55,7 +55,7 @@ class Recipe:
     text_to_image: TextToImage
     judge: Judge
     backgrounds: int = 6_000  # crops in the background pool
-    guidance_scale: float = 4.0  # what an edit with this model uses if nothing is said
+    guidance_scale: float = 3.0  # what an edit with this model uses if nothing is said
     seed: int = 0
 
 
@@ -64,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(
         size=128,
         autoencoder=Autoencoder(channels=(16, 32, 64, 128), groups=8, samples=50_000, polish=24_000),
-        text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=300_000),
+        text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=500_000),
         judge=Judge(samples=60_000),
     ),
     # A few seconds: the whole path with real parts, for tests and for rehearsing a long run.

@@ -45,7 +45,7 @@ class Training:
     def compositor(self, seed: int, *, tars: tuple[str, ...] = (FLUENT,)) -> Compositor:
         """A source of composites; another seed has other background crops."""
         scenes = load_scenery(self.data, held_out=False)
-        photographs = load_photographs(self.data, every=2)
+        photographs = load_photographs(self.data, held_out=False, every=2)
         r = self.recipe
         pool = background_pool(scenes, photographs, r.backgrounds, r.size, r.seed + seed)
         return Compositor(load_sprites(self.data, self.names, tars), pool)
