@@ -268,10 +268,10 @@ def goes_on(data: Path, folder: Path, model: Path) -> None:
 
     from bld.training import run
 
-    run.start("text-to-image", recipe="tiny", data=data, folder=folder, samples=8, start_from=str(model))
+    run.start("text-to-image", recipe="tiny", data=data, folder=folder, samples=32, start_from=str(model))
     before, after = (load_file(f / "unet" / "diffusion_pytorch_model.safetensors") for f in (model, folder))
     apart = max(float((before[key].float() - after[key]).abs().max()) for key in before)
-    assert 0 < apart < 0.02, "one step moves a weight by a few thousandths at most"
+    assert 0 < apart < 0.02, "four steps move a weight by a few thousandths at most"
     assert (folder / "tokenizer/vocab.json").read_text() == (model / "tokenizer/vocab.json").read_text()
     with pytest.raises(InvalidInput, match="its sizes are not those of the recipe"):
         run.start("text-to-image", recipe="tiny", data=data, folder=folder.with_name("no"), samples=8,
