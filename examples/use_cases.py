@@ -48,13 +48,13 @@ def shown(photo: Array, mask: Array, result: EditResult, label: str) -> Sheet:
 
 def add(editor: Editor, **options: Any) -> Sheet:
     """Add an object: a mask on free ground."""
-    photo, mask = photograph("coffee"), ellipse(130, 5, 250, 125)
+    photo, mask = photograph("coffee"), ellipse(172, 162, 252, 242)
     return shown(photo, mask, editor.edit(photo, mask, "a red apple", **options), "a red apple")
 
 
 def replace(editor: Editor, **options: Any) -> Sheet:
     """Replace an object: the mask covers it."""
-    photo, mask = photograph("coffee"), ellipse(35, 45, 235, 245)
+    photo, mask = photograph("coffee"), ellipse(4, 40, 168, 196)
     return shown(photo, mask, editor.edit(photo, mask, "a pizza", **options), "a pizza")
 
 
@@ -103,7 +103,7 @@ def text(editor: Editor, **options: Any) -> Sheet:
 
 def many(editor: Editor, **options: Any) -> Sheet:
     """Many candidates of one edit; with a ranker, the best come first."""
-    photo, mask = photograph("coffee"), ellipse(130, 5, 250, 125)
+    photo, mask = photograph("coffee"), ellipse(172, 162, 252, 242)
     return shown(photo, mask, editor.edit(photo, mask, "a lemon", **{**options, "candidates": 8}), "a lemon")
 
 

@@ -18,8 +18,8 @@ Size = tuple[int, int]
 
 SHRINK_RADII = (3, 2, 1, 0)  # kernels 7x7, 5x5, 3x3 and the mask itself: section 4.3 of the paper
 SHRINK_SIDE = 32  # the latent side that the paper gives them for
-OUTLINE = 2  # px, how far antialiasing reaches on either side of an edge
 THIN_CELLS = 2  # on that side
+OUTLINE = 2  # px, how far antialiasing reaches on either side of an edge
 MAX_ASPECT = 4  # of the size that a model works at
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bld.apps import cli
 from bld.apps.flags import GROUPS, with_edit_options
+from bld.apps.record import command, read
 from bld.options import FIELDS
 from tests.tiny import tiny_clip
 
@@ -207,6 +208,13 @@ def test_reconstruct_wants_the_folder_as_the_edit_left_it(
     code, _, err = bld("reconstruct", out)
     assert code == 2
     assert "has changed since" in err
+
+
+def test_a_picture_from_before_rankers_still_tells_its_command(edit: Run, tmp_path: Path) -> None:
+    edit()
+    facts = read(tmp_path / "out" / "result.png")
+    del facts["request"]["ranker"]
+    assert "--ranker" not in command(facts)
 
 
 def test_info_says_when_an_input_has_changed(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bld.apps.flags import FINISH, with_edit_options
+from bld.apps.flags import FINISH, PROCESS, with_edit_options
 from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
 from bld.options import EditOptions, preset
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from bld.editor import EditResult
 
 BAD_INPUT, INTERRUPTED = 2, 130
+MODEL, AUTO = "mini", "auto"
+
+# What `edit` and `visualize` both ask for.
+ImagePath = Annotated[Path, typer.Option("--image", "-i", help="the photograph")]
+MaskPath = Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")]
 
 app = typer.Typer(
     name="bld",
@@ -53,15 +62,13 @@ def _root(
 @with_edit_options
 def edit(
     *,
-    image: Annotated[Path, typer.Option("--image", "-i", help="the photograph")],
-    mask: Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")],
+    image: ImagePath,
+    mask: MaskPath,
+    prompt: Prompt,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the pictures")] = Path("outputs"),
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")
-    ] = "mini",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    model: ModelName = MODEL,
+    device: Device = AUTO,
+    dtype: Precision = AUTO,
     ranker: Annotated[
         str | None, typer.Option(help="CLIP model that puts the best candidate first: a folder or a hub id")
     ] = None,
@@ -120,7 +127,8 @@ def reconstruct(
 
     facts = read_folder(folder)
     numbers = numbers_below(candidates, len(facts["candidates"]))
-    options = dataclasses.replace(request(facts), tune_candidates=len(numbers), **changes)
+    before = request(facts)
+    options = dataclasses.replace(before, tune_candidates=len(numbers), **changes)
     changed = changed_inputs(facts)
     if changed:
         raise InvalidInput(f"{changed[0]}; bld reconstruct needs what {folder} was made from")
@@ -130,7 +138,8 @@ def reconstruct(
 
     latents = read_latents(folder / "latents.safetensors").of(numbers)
     asked = facts["request"]
-    inputs = Inputs(*(asked[name] for name in ("image", "mask", "device", "dtype", "ranker")))
+    image, mask, device, dtype = (asked[name] for name in ("image", "mask", "device", "dtype"))
+    inputs = Inputs(image, mask, device, dtype, asked.get("ranker"))
     target = output or folder / options.reconstruct
     with staged(target) as stage:
         with shown(quiet=as_json) as (status, progress):
@@ -145,29 +154,25 @@ def reconstruct(
                 inputs.image, inputs.mask, asked["prompt"], latents, options=options, progress=progress
             )
         # The command that makes these again makes all candidates, each at its own place.
-        whole = dataclasses.replace(
-            options, candidates=request(facts).candidates, tune_candidates=max(numbers) + 1
-        )
+        whole = dataclasses.replace(options, candidates=before.candidates, tune_candidates=max(numbers) + 1)
         made = record(dataclasses.replace(result, options=whole), inputs, numbers)
         write(result, made, stage, metadata=not no_metadata)
     report(result, made, target, as_json=as_json)
 
 
 @app.command()
-@with_edit_options
+@functools.partial(with_edit_options, groups=PROCESS)
 def visualize(
     *,
-    image: Annotated[Path, typer.Option("--image", "-i", help="the photograph")],
-    mask: Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")],
+    image: ImagePath,
+    mask: MaskPath,
+    prompt: Prompt,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the pictures")] = Path("process"),
     frames: Annotated[int, typer.Option(help="how many of the steps to show", min=1)] = 12,
     mp4: Annotated[bool, typer.Option("--mp4", help="write process.mp4 too")] = False,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")
-    ] = "mini",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    model: ModelName = MODEL,
+    device: Device = AUTO,
+    dtype: Precision = AUTO,
     changes: dict[str, Any],
 ) -> None:
     """Show an edit as it happens: the picture guessed after each step, and the mask in force."""

@@ -10,8 +10,8 @@ import typer
 from bld.options import FIELDS, flag
 
 GROUPS = {
-    "Pictures": ("candidates", "seed", "batch_size", "tune_candidates", "rank_by"),
-    "Sampling": ("steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
+    "Pictures": ("candidates", "batch_size", "tune_candidates", "rank_by"),
+    "Sampling": ("seed", "steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
     "Mask": ("mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink", "context", "context_pixels"),
     "Finish": ("reconstruct", "feather"),
     "Tuning (latents and decoder)": (
@@ -59,6 +59,7 @@ def parameter(name: str, group: str) -> inspect.Parameter:
 
 
 FINISH = ("Finish", "Tuning (latents and decoder)")  # what can be chosen anew when an edit is made
+PROCESS = ("Sampling", "Mask", "Limits")  # what matters before an edit is finished
 
 
 def with_edit_options(

@@ -120,7 +120,7 @@ def command(facts: dict[str, Any]) -> str:
     request = facts["request"]
     words = ["bld", "edit"]
     for name in ("image", "mask", "prompt", "model", "device", "dtype", "ranker"):
-        if request[name] is not None:
+        if request.get(name) is not None:  # pictures of older versions name no ranker
             words += [flag(name), str(request[name])]
     for name, option in FIELDS.items():
         value = request.get(name, option.default)

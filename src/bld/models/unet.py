@@ -152,7 +152,7 @@ class Decoder(torch.nn.Sequential):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """D(z), with a gradient."""
-        z = z / self.scaling_factor
+        z = z.to(next(self.parameters()).device) / self.scaling_factor
         for part in self:
             z = part(z)
         return z
