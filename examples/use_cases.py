@@ -102,7 +102,7 @@ def text(editor: Editor, **options: Any) -> Sheet:
 
 
 def many(editor: Editor, **options: Any) -> Sheet:
-    """Many candidates of one edit; with a ranker, the best come first."""
+    """Many candidates of one edit; the ranker puts the best first."""
     photo, mask = photograph("coffee"), ellipse(172, 162, 252, 242)
     return shown(photo, mask, editor.edit(photo, mask, "a lemon", **{**options, "candidates": 8}), "a lemon")
 

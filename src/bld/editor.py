@@ -22,7 +22,7 @@ from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
 from bld.options import TUNED, DType, EditOptions, Reconstruction
-from bld.rank import ClipRanker, Ranker, rank
+from bld.rank import Ranker, load_ranker, rank
 from bld.reconstruct import Scene, length, reconstruct
 from bld.task import Task, check
 
@@ -132,14 +132,14 @@ class Editor:
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, ranker: str | None = None, device: str = "auto", dtype: DType = "auto"
+        cls, name: str, *, ranker: str = "auto", device: str = "auto", dtype: DType = "auto"
     ) -> Self:
-        """Load a model by name, folder or hub id, and a CLIP model that ranks if one is named.
+        """Load a model by name, folder or hub id, and the CLIP model that ranks its candidates.
 
-        See `bld.models.load.load_model` and `bld.rank.ClipRanker`.
+        See `bld.models.load.load_model` and `bld.rank.load_ranker`.
         """
         model = load_model(name, device=device, dtype=dtype)
-        return cls(model, ClipRanker.from_pretrained(ranker, device=device) if ranker else None)
+        return cls(model, load_ranker(ranker, name, device=device))
 
     def edit(
         self,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -60,6 +60,20 @@ def views(picture: FloatArray, mask: FloatArray, by: RankBy) -> list[FloatArray]
     return {"masked": [masked], "crop": [boxed], "ensemble": [masked, boxed, picture]}[by]
 
 
+def load_ranker(name: str, model: str, *, device: str = "auto") -> Ranker | None:
+    """The ranker of a name: a CLIPModel folder or hub id, "none", or "auto": the one in the model's folder.
+
+    A model without a ranker of its own has none by "auto". Raises ModelUnavailable for a name that is no
+    CLIP model.
+    """
+    if name == "none":
+        return None
+    if name != "auto":
+        return ClipRanker(find(name), name=name, device=pick_device(device))
+    own = find(model) / "ranker"
+    return ClipRanker(own, name=f"{model}/ranker", device=pick_device(device)) if own.is_dir() else None
+
+
 class ClipRanker:
     """A CLIPModel folder or hub id: the cosine between a picture's embedding and the prompt's."""
 
@@ -77,11 +91,6 @@ class ClipRanker:
             reason = str(error).partition("\n")[0].strip() or type(error).__name__
             raise ModelUnavailable(f"ranker {name}: not a CLIP model ({reason})") from error
         self.name, self.device = name, device
-
-    @classmethod
-    def from_pretrained(cls, name: str, *, device: str = "auto") -> Self:
-        """Load a CLIP model by folder or hub id. Raises ModelUnavailable if there is none."""
-        return cls(find(name), name=name, device=pick_device(device))
 
     @torch.no_grad()
     def score(self, picture: FloatArray, prompt: str) -> float:

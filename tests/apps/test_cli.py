@@ -150,6 +150,18 @@ def test_visualize_shows_the_steps(bld: Run, model: Path, photo: Path, mask: Pat
     assert "--steps 0" in err
 
 
+def test_sensitivity_makes_one_sheet(bld: Run, model: Path, photo: Path, mask: Path, tmp_path: Path) -> None:
+    words = ["--image", photo, "--mask", mask, "--prompt", "a guitar", "--model", model, "--steps", 2]
+    code, out, err = bld("eval", "sensitivity", *words, "--seeds", 2, "--output", tmp_path / "s")
+    assert code == 0, err
+    assert "sensitivity.png  6 variants" in out
+    with Image.open(tmp_path / "s" / "sensitivity.png") as sheet:
+        assert sheet.width == 3 * (192 + 4) + 4
+    code, _, err = bld("eval", "sensitivity", *words[:-2], "--steps", 0, "--output", tmp_path / "t")
+    assert (code, (tmp_path / "t").exists()) == (2, False)
+    assert "--steps 0" in err
+
+
 def test_a_ranked_edit_says_its_scores_and_can_be_made_again(edit: Run, bld: Run, tmp_path: Path) -> None:
     clip, out = tiny_clip(tmp_path / "clip"), tmp_path / "out"
     assert edit("--ranker", clip, "--candidates", 4, "--seed", 2)[0] == 0
@@ -161,6 +173,9 @@ def test_a_ranked_edit_says_its_scores_and_can_be_made_again(edit: Run, bld: Run
     _, shown, _ = bld("info", out / "result.png")
     assert bld(*shlex.split(shown.strip().splitlines()[-1])[1:], "--output", tmp_path / "again")[0] == 0
     assert (tmp_path / "again" / "result.png").read_bytes() == (out / "result.png").read_bytes()
+    assert bld("reconstruct", out, "--reconstruct", "poisson", "--candidates", "2,0")[0] == 0
+    again = json.loads((out / "poisson" / "edit.json").read_text())
+    assert [c["score"] for c in again["candidates"]] == [scores[2], scores[0]]
     code, _, err = edit("--ranker", tmp_path)
     assert code == 2
     assert "not a CLIP model" in err
@@ -214,7 +229,7 @@ def test_a_picture_from_before_rankers_still_tells_its_command(edit: Run, tmp_pa
     edit()
     facts = read(tmp_path / "out" / "result.png")
     del facts["request"]["ranker"]
-    assert "--ranker" not in command(facts)
+    assert "--ranker none" in command(facts)
 
 
 def test_info_says_when_an_input_has_changed(

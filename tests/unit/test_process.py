@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from bld import EditOptions, Editor
-from bld.apps import visualize
+from bld.apps import contact, visualize
 from bld.models.base import CLEAN, Level, Step
 from bld.process import Frame, process
 from bld.task import check
@@ -71,8 +71,8 @@ def test_the_mask_in_force_is_shown() -> None:
 def test_strip_animation_and_film(tmp_path: Path) -> None:
     shown = frames(steps=10)
     strip = visualize.strip(shown)
-    tile = visualize.LARGEST + visualize.GAP
-    assert strip.size == (visualize.GAP + 5 * tile, visualize.GAP + 2 * (tile + visualize.LINE))
+    tile = visualize.LARGEST + contact.GAP
+    assert strip.size == (contact.GAP + 5 * tile, contact.GAP + 2 * (tile + contact.LINE))
     visualize.write_gif(shown, tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as gif:
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
@@ -85,12 +85,10 @@ def test_strip_animation_and_film(tmp_path: Path) -> None:
     film.release()
     assert len(pictures) == 5 + 7
     # Blue comes first in OpenCV. Video is lossy: within 40 levels.
-    row, column = visualize.GAP + visualize.LARGEST // 2, visualize.GAP + visualize.LARGEST * 3 // 8
+    row, column = contact.GAP + visualize.LARGEST // 2, contact.GAP + visualize.LARGEST * 3 // 8
     np.testing.assert_allclose(pictures[-1][row, column], (0, 0, 255), atol=40, err_msg="red, in the mask")
 
 
 def test_the_latents_picture_has_every_channel_and_the_mask() -> None:
     sheet = visualize.latents(frames(steps=4, count=1)[0])
-    assert sheet.width == visualize.GAP + 4 * (
-        visualize.LARGEST + visualize.GAP
-    )  # three channels and the mask
+    assert sheet.width == contact.GAP + 4 * (visualize.LARGEST + contact.GAP)  # three channels and the mask

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bld import Editor, ModelUnavailable
 from bld.masks import FloatArray
-from bld.rank import ClipRanker, rank, views
+from bld.rank import load_ranker, rank, views
 from tests.tiny import GaussianModel, tiny_clip
 
 MASK = np.zeros((8, 8), np.float32)
@@ -109,7 +109,7 @@ def test_the_ranker_sees_the_photograph_around_the_edit() -> None:
 
 
 def test_a_clip_folder_scores_by_cosine(clip: Path) -> None:
-    ranker = ClipRanker.from_pretrained(str(clip), device="cpu")
+    ranker = load_ranker(str(clip), "mini", device="cpu")
     scores = [ranker.score(PICTURE, prompt) for prompt in ("a red apple", "a guitar on a table")]
     assert all(-1 <= score <= 1 for score in scores)
     assert scores[0] != scores[1], "it does not read the prompt"
@@ -121,7 +121,7 @@ def test_a_clip_folder_scores_by_cosine(clip: Path) -> None:
 
 def test_what_is_not_a_clip_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="not a CLIP model") as error:
-        ClipRanker.from_pretrained(str(tmp_path), device="cpu")
+        load_ranker(str(tmp_path), "mini", device="cpu")
     assert "\n" not in str(error.value)
     with pytest.raises(ModelUnavailable, match="unknown model nothing"):
-        ClipRanker.from_pretrained("nothing", device="cpu")
+        load_ranker("nothing", "mini", device="cpu")

@@ -171,8 +171,8 @@ def test_objects_that_fly_cast_no_shadow(compositor: Compositor) -> None:
 
 def test_rate_warms_up_stays_and_falls_to_nothing() -> None:
     assert rate(0.01, warmup=0.02) == pytest.approx(0.5)
-    assert rate(0.5, warmup=0.02) == 1
-    assert rate(0.75, warmup=0.02) == 0.5
+    assert rate(0.3, warmup=0.02) == 1
+    assert rate(0.65, warmup=0.02) == pytest.approx(0.5)
     assert rate(1, warmup=0.02) == 0
 
 
@@ -255,11 +255,27 @@ def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
         assert str(tmp_path) not in config.read_text(), f"{config.name} names a folder of this machine"
     image = pipeline("a ball", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
+    ranked_by_its_own_ranker(tmp_path / "run" / "model")
     weights = list((tmp_path / "run" / "vae").glob("*.safetensors"))
     made = weights[0].stat().st_mtime_ns
     run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
     assert weights[0].stat().st_mtime_ns == made, "a part that was done ran again"
     goes_on(data, tmp_path / "on", tmp_path / "run" / "model")
+
+
+def ranked_by_its_own_ranker(model: Path) -> None:
+    """An editor takes the ranker in the model's folder unless told otherwise."""
+    from bld import Editor
+
+    editor = Editor.from_pretrained(str(model), device="cpu")
+    photo, mask = np.full((64, 64, 3), 99, np.uint8), np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    result = editor.edit(photo, mask, "a ball", candidates=3, seed=0, steps=2)
+    assert result.ranker == f"{model}/ranker"
+    scores = [candidate.score or -2 for candidate in result.candidates]
+    assert len(set(scores)) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert Editor.from_pretrained(str(model), ranker="none", device="cpu").ranker is None
 
 
 def goes_on(data: Path, folder: Path, model: Path) -> None:
@@ -293,3 +309,21 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         start("judge", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None, start_from="mini")
     with pytest.raises(InvalidInput, match="choose one of"):
         start("everything", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None)  # type: ignore[arg-type]
+
+
+def test_the_ranker_is_shown_the_edit_on_black_its_box_and_the_whole() -> None:
+    """Each of the three views of `bld.rank`, in about a third of the pictures."""
+    from bld.training.ranker import views
+
+    image = torch.full((96, 3, 32, 32), 0.5)
+    image[:, :, 8:16, 8:24] = 1
+    box = torch.tensor([[0.25, 0.25, 0.5, 0.75]]).expand(96, 4)
+    seen = views(image, box, 32, generator(0))[:, 0]
+    corner = seen[:, 0, 0]
+    masked, whole, boxed = corner < 0.01, (corner - 0.5).abs() < 0.01, corner > 0.7
+    assert (masked | whole | boxed).all()
+    assert all(20 <= int(kind.sum()) <= 44 for kind in (masked, boxed, whole)), "96 draws of one in three"
+    assert (seen[boxed] > 0.7).all()
+    assert (seen[masked].amax((1, 2)) > 0.99).all()
+    shapes = {int((picture > 0).sum()) for picture in seen[masked]}
+    assert len(shapes) == 2, "an ellipse or a rectangle"

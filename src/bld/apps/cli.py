@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bld.apps.flags import FINISH, PROCESS, with_edit_options
+from bld.apps import evaluate
+from bld.apps.flags import (
+    AUTO,
+    FINISH,
+    MODEL,
+    PROCESS,
+    Device,
+    ImagePath,
+    MaskPath,
+    ModelName,
+    Precision,
+    Prompt,
+    refuse_unreadable,
+    with_edit_options,
+)
 from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
 from bld.options import EditOptions, preset
 
@@ -18,15 +32,6 @@ if TYPE_CHECKING:
     from bld.editor import EditResult
 
 BAD_INPUT, INTERRUPTED = 2, 130
-MODEL, AUTO = "mini", "auto"
-
-# What `edit` and `visualize` both ask for.
-ImagePath = Annotated[Path, typer.Option("--image", "-i", help="the photograph")]
-MaskPath = Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")]
-Prompt = Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")]
-ModelName = Annotated[str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")]
 
 app = typer.Typer(
     name="bld",
@@ -36,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(evaluate.app)
 
 
 def _version(wanted: bool) -> None:
@@ -70,8 +76,12 @@ def edit(
     device: Device = AUTO,
     dtype: Precision = AUTO,
     ranker: Annotated[
-        str | None, typer.Option(help="CLIP model that puts the best candidate first: a folder or a hub id")
-    ] = None,
+        str,
+        typer.Option(
+            help="CLIP model that puts the best candidate first: a folder, a hub id, none, or auto: "
+            "the model's own if it has one"
+        ),
+    ] = AUTO,
     preset_name: Annotated[
         str | None, typer.Option("--preset", help="paper or fast; single flags go on top")
     ] = None,
@@ -88,10 +98,8 @@ def edit(
     from bld.apps.output import staged, write
     from bld.apps.progress import quiet_libraries, shown
     from bld.apps.record import Inputs, record
-    from bld.images import open_photograph, read_mask
 
-    for path, opened in ((image, open_photograph), (mask, read_mask)):
-        opened(path, max_pixels=options.max_pixels)  # says what is wrong before a model is loaded
+    refuse_unreadable(image, mask, options)
     with staged(output) as stage:
         with shown(quiet=as_json) as (status, progress):
             status(f"loading {model}")
@@ -139,20 +147,26 @@ def reconstruct(
     latents = read_latents(folder / "latents.safetensors").of(numbers)
     asked = facts["request"]
     image, mask, device, dtype = (asked[name] for name in ("image", "mask", "device", "dtype"))
-    inputs = Inputs(image, mask, device, dtype, asked.get("ranker"))
+    inputs = Inputs(image, mask, device, dtype, asked.get("ranker") or "none")
     target = output or folder / options.reconstruct
     with staged(target) as stage:
         with shown(quiet=as_json) as (status, progress):
             status(f"loading {asked['model']}")
             from bld.editor import Editor
+            from bld.models.load import load_model
 
             quiet_libraries()
-            editor = Editor.from_pretrained(asked["model"], device=inputs.device, dtype=inputs.dtype)  # type: ignore[arg-type]
+            editor = Editor(load_model(asked["model"], device=inputs.device, dtype=inputs.dtype))  # type: ignore[arg-type]
             if editor.model.revision != facts["model"]["revision"]:
                 raise InvalidInput(f"{folder} was made by other weights of {asked['model']}: edit anew")
             result = editor.finish(
                 inputs.image, inputs.mask, asked["prompt"], latents, options=options, progress=progress
             )
+        scored = [  # when it was ranked
+            dataclasses.replace(candidate, score=facts["candidates"][number]["score"])
+            for number, candidate in zip(numbers, result.candidates, strict=True)
+        ]
+        result = dataclasses.replace(result, candidates=tuple(scored))
         # The command that makes these again makes all candidates, each at its own place.
         whole = dataclasses.replace(options, candidates=before.candidates, tune_candidates=max(numbers) + 1)
         made = record(dataclasses.replace(result, options=whole), inputs, numbers)
@@ -184,6 +198,9 @@ def visualize(
     from bld.process import process
     from bld.task import check
 
+    refuse_unreadable(image, mask, options)
+    if mp4:
+        pictures.film_writer()  # or it says what to install
     with staged(output, ("strip.png", "latents.png", "process.gif", *["process.mp4"] * mp4)) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
@@ -250,7 +267,9 @@ def info(
 def train(
     part: Annotated[
         str,
-        typer.Argument(help="autoencoder, text-to-image, decoder, judge, export, sheet, or all in order"),
+        typer.Argument(
+            help="autoencoder, text-to-image, decoder, ranker, judge, export, sheet, or all in order"
+        ),
     ],
     data: Annotated[Path, typer.Option(help="folder of the training tars")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run")] = Path("runs/mini"),

@@ -3,11 +3,22 @@
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
-from bld.options import FIELDS, flag
+from bld.options import FIELDS, EditOptions, flag
+
+MODEL, AUTO = "mini", "auto"
+
+# What every command that edits asks for.
+ImagePath = Annotated[Path, typer.Option("--image", "-i", help="the photograph")]
+MaskPath = Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")]
 
 GROUPS = {
     "Pictures": ("candidates", "batch_size", "tune_candidates", "rank_by"),
@@ -56,6 +67,14 @@ def parameter(name: str, group: str) -> inspect.Parameter:
         ),
     ]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def refuse_unreadable(image: Path, mask: Path, options: EditOptions) -> None:
+    """Raise InvalidInput for files that cannot be edited, before a model is loaded."""
+    from bld.images import open_photograph, read_mask
+
+    for path, opened in ((image, open_photograph), (mask, read_mask)):
+        opened(path, max_pixels=options.max_pixels)
 
 
 FINISH = ("Finish", "Tuning (latents and decoder)")  # what can be chosen anew when an edit is made

@@ -103,7 +103,7 @@ def _label(number: int, candidate: Candidate) -> str:
 
 def grid(result: EditResult) -> "Image.Image":
     """Input, mask, the autoencoder's round trip and every candidate with its seed and score."""
-    from PIL import Image, ImageDraw
+    from bld.apps.contact import contact_sheet, fitted
 
     mask = np.repeat((result.mask * 255).astype(np.uint8)[..., None], 3, axis=2)
     tiles = [
@@ -112,17 +112,5 @@ def grid(result: EditResult) -> "Image.Image":
         ("autoencoder", result.round_trip),
         *((_label(i, c), c.photograph) for i, c in enumerate(result.candidates)),
     ]
-    height, width = result.photograph.size
-    scale = TILE / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    columns, gap, line = min(COLUMNS, len(tiles)), 8, 16
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (gap + columns * (size[0] + gap), gap + rows * (size[1] + line + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (label, photograph) in enumerate(tiles):
-        x = gap + i % columns * (size[0] + gap)
-        y = gap + i // columns * (size[1] + line + gap)
-        tile = to_pil(photograph).convert("RGBA").resize(size, Image.Resampling.LANCZOS)
-        sheet.paste(tile, (x, y), tile)
-        draw.text((x, y + size[1] + 2), label, fill="black")
-    return sheet
+    pictures = [(label, fitted(to_pil(shown).convert("RGBA"), TILE)) for label, shown in tiles]
+    return contact_sheet([pictures[i : i + COLUMNS] for i in range(0, len(pictures), COLUMNS)])

@@ -27,7 +27,7 @@ class Inputs:
     mask: str
     device: str
     dtype: str
-    ranker: str | None
+    ranker: str
 
 
 def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = None) -> dict[str, Any]:
@@ -119,9 +119,9 @@ def command(facts: dict[str, Any]) -> str:
     """The command line that makes the edit again. Every open choice is spelled out."""
     request = facts["request"]
     words = ["bld", "edit"]
-    for name in ("image", "mask", "prompt", "model", "device", "dtype", "ranker"):
-        if request.get(name) is not None:  # pictures of older versions name no ranker
-            words += [flag(name), str(request[name])]
+    for name in ("image", "mask", "prompt", "model", "device", "dtype"):
+        words += [flag(name), str(request[name])]
+    words += ["--ranker", request.get("ranker") or "none"]  # older versions ranked only when told to
     for name, option in FIELDS.items():
         value = request.get(name, option.default)
         if value == option.default:

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from bld.apps.contact import contact_sheet
 from bld.errors import MissingExtra
 from bld.process import Frame
 
-LARGEST, LINE, GAP = 192, 16, 4  # px: side of a tile, height of its label, between tiles
+LARGEST = 192  # px, side of a tile
 MILLISECONDS, HOLD = 200, 1500  # of a frame, and of the last one
 
 Bytes = npt.NDArray[np.uint8]
@@ -26,18 +28,7 @@ def _tile(values: npt.NDArray[np.float32]) -> Image.Image:
 
 def _rows(rows: Sequence[Sequence[tuple[str, npt.NDArray[np.float32]]]]) -> Image.Image:
     """Rows of labelled tiles, all of one size."""
-    tiles = [[(label, _tile(values)) for label, values in row] for row in rows]
-    width, height = tiles[0][0][1].size
-    step = (width + GAP, height + LINE + GAP)
-    size = (GAP + max(map(len, tiles)) * step[0], GAP + len(tiles) * step[1])
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for y, row in enumerate(tiles):
-        for x, (label, tile) in enumerate(row):
-            corner = (GAP + x * step[0], GAP + y * step[1])
-            sheet.paste(tile, corner)
-            draw.text((corner[0], corner[1] + height + 1), label, fill="black")
-    return sheet
+    return contact_sheet([[(label, _tile(values)) for label, values in row] for row in rows])
 
 
 def strip(frames: Sequence[Frame]) -> Image.Image:
@@ -72,17 +63,22 @@ def write_gif(frames: Sequence[Frame], path: Path) -> None:
     first.save(path, save_all=True, append_images=others, duration=lasting, loop=0)
 
 
-def write_mp4(frames: Sequence[Frame], path: Path) -> None:
-    """Write the animation as an H.264 film. Raises MissingExtra without imageio-ffmpeg."""
+def film_writer() -> Any:
+    """imageio-ffmpeg's writer of films. Raises MissingExtra where it is not installed."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
         raise MissingExtra(
             "--mp4 needs imageio-ffmpeg: pip install 'blended-latent-diffusion[video]'"
         ) from error
+    return imageio_ffmpeg.write_frames
+
+
+def write_mp4(frames: Sequence[Frame], path: Path) -> None:
+    """Write the animation as an H.264 film. Raises MissingExtra without imageio-ffmpeg."""
     pictures = [np.asarray(picture) for picture in animation(frames)]
     height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # H.264 halves its colour planes
-    film = imageio_ffmpeg.write_frames(
+    film = film_writer()(
         path, (width, height), fps=1000 / MILLISECONDS, macro_block_size=1, ffmpeg_log_level="error"
     )
     film.send(None)

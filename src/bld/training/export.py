@@ -18,6 +18,8 @@ CLASSES = {
     "scheduler": ("diffusers", "DDIMScheduler"),
 }
 
+BESIDE = ("ranker", "judge")  # not parts of the pipeline
+
 
 def export(run: Path, target: Path, *, guidance_scale: float) -> None:
     """Write the parts in `run` as one model folder that StableDiffusionPipeline loads.
@@ -46,10 +48,11 @@ def export(run: Path, target: Path, *, guidance_scale: float) -> None:
         "requires_safety_checker": False,
     }
     (fresh / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    if (run / "judge").is_dir():
-        shutil.copytree(run / "judge", fresh / "judge")
-        for weights in (fresh / "judge").glob("*.safetensors"):
-            _halve(weights, prefix="")
+    for part in BESIDE:
+        if (run / part).is_dir():
+            shutil.copytree(run / part, fresh / part)
+            for weights in (fresh / part).glob("*.safetensors"):
+                _halve(weights, prefix="")
     shutil.rmtree(target, ignore_errors=True)
     fresh.replace(target)
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from bld.training.composites import Composites, Compositor
+from bld.training.composites import Compositor
+from bld.training.crops import look, object_boxes, squared
 from bld.training.loop import Run
 from bld.training.recipes import Recipe
 from bld.training.vocabulary import Name
@@ -33,36 +34,6 @@ def build(names: tuple[Name, ...]) -> ResNetForImageClassification:
             label2id={label: i for i, label in enumerate(labels)},
         )
     )
-
-
-def zoom(image: torch.Tensor, box: torch.Tensor, side: int) -> torch.Tensor:
-    """Cut boxes (b 4: top, left, bottom, right in [0,1]) out of b 3 s s, squared up, as b 3 side side."""
-    centre = (box[:, :2] + box[:, 2:]) / 2
-    half = (box[:, 2:] - box[:, :2]).amax(1) / 2
-    line = (torch.arange(2 * side, device=image.device) + 0.5) / side - 1
-    y = centre[:, 0, None] + half[:, None] * line
-    x = centre[:, 1, None] + half[:, None] * line
-    grid = torch.stack([x[:, None].expand(-1, 2 * side, -1), y[:, :, None].expand(-1, -1, 2 * side)], -1)
-    sampled = F.grid_sample(image, grid * 2 - 1, padding_mode="reflection", align_corners=False)
-    return F.avg_pool2d(sampled, 2)
-
-
-def object_boxes(drawn: Composites, generator: torch.Generator) -> torch.Tensor:
-    """The objects' boxes, jittered as a user's mask would be; random boxes in empty scenes."""
-    seen = drawn.alpha[:, 0] > 0.1
-    size = seen.shape[-1]
-    edges = []
-    for axis in (2, 1):
-        line = seen.any(axis).float()
-        edges += [line.argmax(1), size - line.flip(1).argmax(1)]
-    top, bottom, left, right = (edge.float() / size for edge in edges)
-    box = torch.stack([top, left, bottom, right], 1)
-    anywhere = 0.2 + 0.3 * torch.rand(len(box), 2, generator=generator)
-    box = torch.where((drawn.name >= 0)[:, None], box, torch.cat([anywhere, anywhere + 0.4], 1))
-    extent = (box[:, 2:] - box[:, :2]).repeat(1, 2)
-    grow = extent * torch.tensor([-1.0, -1.0, 1.0, 1.0]) * 0.2 * torch.rand(len(box), 1, generator=generator)
-    shift = 0.1 * (2 * torch.rand(len(box), 2, generator=generator) - 1)
-    return box + grow + extent * shift.repeat(1, 2)
 
 
 def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -90,7 +61,7 @@ def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folde
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
         drawn = compositor.draw(r.batch, generator)
-        crops = zoom(drawn.image, object_boxes(drawn, generator), r.side)
+        crops = look(drawn.image, squared(object_boxes(drawn, generator)), r.side)
         return augment(crops, generator), torch.where(drawn.name < 0, len(names), drawn.name)
 
     def step() -> torch.Tensor:

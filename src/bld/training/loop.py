@@ -18,7 +18,7 @@ STEPS_BETWEEN_AVERAGES = 4
 log_ = logging.getLogger(__name__)
 
 
-def rate(done: float, *, warmup: float, decay_from: float = 0.5) -> float:
+def rate(done: float, *, warmup: float, decay_from: float = 0.3) -> float:
     """Learning-rate factor after the share `done` of a run: linear warm-up, constant, linear to 0."""
     if done < warmup:
         return done / warmup

@@ -47,12 +47,29 @@ class Judge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranker:
+    """A CLIPModel trained to tell which name's caption fits a picture."""
+
+    samples: int
+    side: int = 64  # px
+    patch: int = 8
+    width: int = 128  # of both towers and of the space they share
+    vision_layers: int = 4
+    text_layers: int = 2
+    batch: int = 64
+    bank: int = 8_192  # pictures kept; each serves `reuse` times before it is replaced
+    reuse: int = 8
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that `bld train` needs to make one bundled model."""
 
     size: int  # px, the side of the model's pictures
     autoencoder: Autoencoder
     text_to_image: TextToImage
+    ranker: Ranker
     judge: Judge
     backgrounds: int = 6_000  # crops in the background pool
     guidance_scale: float = 3.0  # what an edit with this model uses if nothing is said
@@ -65,6 +82,7 @@ RECIPES: dict[str, Recipe] = {
         size=128,
         autoencoder=Autoencoder(channels=(16, 32, 64, 128), groups=8, samples=50_000, polish=24_000),
         text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=500_000),
+        ranker=Ranker(samples=60_000),
         judge=Judge(samples=60_000),
     ),
     # A few seconds: the whole path with real parts, for tests and for rehearsing a long run.
@@ -82,6 +100,7 @@ RECIPES: dict[str, Recipe] = {
             compiled=False,
             vocabulary=640,
         ),
+        ranker=Ranker(samples=64, batch=16, width=32, vision_layers=1, text_layers=1),
         judge=Judge(samples=64, batch=16),
         backgrounds=32,
     ),

@@ -11,7 +11,7 @@ import torch
 
 from bld.errors import InvalidInput
 from bld.models.load import BUNDLED, find
-from bld.training import autoencoder, judge, text_to_image
+from bld.training import autoencoder, judge, ranker, text_to_image
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, load_photographs, load_scenery, load_sprites
 from bld.training.export import export
@@ -19,12 +19,19 @@ from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
 log = logging.getLogger(__name__)
-Part = Literal["autoencoder", "text-to-image", "decoder", "judge", "export", "sheet", "all"]
-MADE = {"autoencoder": "autoencoder", "text-to-image": "unet", "decoder": "vae", "judge": "judge"}
+Part = Literal["autoencoder", "text-to-image", "decoder", "ranker", "judge", "export", "sheet", "all"]
+MADE = {
+    "autoencoder": "autoencoder",
+    "text-to-image": "unet",
+    "decoder": "vae",
+    "ranker": "ranker",
+    "judge": "judge",
+}
 LENGTHS = {  # where the recipe says how long a part trains
     "autoencoder": ("autoencoder", "samples"),
     "text-to-image": ("text_to_image", "samples"),
     "decoder": ("autoencoder", "polish"),
+    "ranker": ("ranker", "samples"),
     "judge": ("judge", "samples"),
 }
 
@@ -53,17 +60,21 @@ class Training:
     def autoencoder(self) -> None:
         autoencoder.train(self.recipe, self.compositor(0), self.folder)
 
-    def text_to_image(self) -> None:
+    def vae(self) -> Any:
+        """The autoencoder as the UNet learns on it."""
         from diffusers import AutoencoderKL
 
+        self.need("autoencoder")
+        vae: Any = AutoencoderKL.from_pretrained(self.folder / "autoencoder")
+        return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def text_to_image(self) -> None:
         if self.start_from:
             for part, taken in (("vae", "autoencoder"), ("tokenizer", "tokenizer")):
                 if not (self.folder / taken).is_dir():
                     shutil.copytree(self.start_from / part, self.folder / taken)
-        self.need("autoencoder")
-        vae: Any = AutoencoderKL.from_pretrained(self.folder / "autoencoder")
-        vae = vae.to(memory_format=torch.channels_last)
-        text_to_image.train(self.recipe, self.compositor(7), vae, self.names, self.folder, self.start_from)
+        r, vae = self.recipe, self.vae()
+        text_to_image.train(r, self.compositor(7), vae, self.names, self.folder, self.start_from)
 
     def decoder(self) -> None:
         self.need("autoencoder")
@@ -73,6 +84,13 @@ class Training:
         """Raise InvalidInput unless `part` has been trained."""
         if not (self.folder / MADE[part]).is_dir():
             raise InvalidInput(f"{self.folder} has no {MADE[part]} yet: run bld train {part} first")
+
+    def ranker(self) -> None:
+        from transformers import CLIPTokenizer
+
+        self.need("text-to-image")
+        words = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
+        ranker.train(self.recipe, self.compositor(11), self.vae(), words, self.names, self.folder)
 
     def judge(self) -> None:
         judge.train(self.recipe, self.compositor(13, tars=(FLUENT, NOTO)), self.names, self.folder)

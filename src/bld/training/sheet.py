@@ -11,20 +11,24 @@ from transformers import ResNetForImageClassification
 
 from bld.editor import Editor
 from bld.masks import mask_box
+from bld.training.crops import look, squared
 from bld.training.data import load_scenery
-from bld.training.judge import classify, zoom
+from bld.training.judge import classify
 from bld.training.vocabulary import Name
 
-COLUMNS, TILE = 8, 160
+COLUMNS, TILE = 8, 176
 
 
 @dataclass(frozen=True)
 class Exam:
-    """One edit of the sheet: the picture, the tile shown, and the judge's names, likeliest first."""
+    """One edit of the sheet. tile: the candidate that the ranker puts first.
+
+    verdicts: for each candidate in rank order, the judge's five names, likeliest first.
+    """
 
     name: str
     tile: Image.Image
-    verdict: list[str]
+    verdicts: list[list[str]]
 
 
 def held_out_crops(data: Path, count: int, side: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -40,8 +44,12 @@ def held_out_crops(data: Path, count: int, side: int, rng: np.random.Generator) 
 
 
 def random_mask(size: int, rng: np.random.Generator) -> np.ndarray:
-    """An ellipse or a rectangle, sides 40 to 70 % of the picture, somewhere inside; h w bool."""
-    height, width = (int(size * rng.uniform(0.4, 0.7)) for _ in range(2))
+    """An ellipse or a rectangle somewhere inside, as one draws it for an object; h w bool.
+
+    The long side is 45 to 65 % of the picture, the short one at least three quarters of it.
+    """
+    longer, ratio = size * rng.uniform(0.45, 0.65), rng.uniform(0.75, 1)
+    height, width = (int(side) for side in rng.permutation([longer, ratio * longer]))
     top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
     y, x = np.mgrid[0:size, 0:size] + 0.5
     v, u = (y - top) / height * 2 - 1, (x - left) / width * 2 - 1
@@ -59,40 +67,56 @@ def examine(
     count: int,
     seed: int,
 ) -> list[Exam]:
-    """`count` edits with names drawn without repeats; one candidate each, so nothing is picked."""
+    """`count` edits with names drawn without repeats and the options that an edit has by default.
+
+    The ranker picks among the candidates, as it does for a user; nothing else does.
+    """
     rng = np.random.default_rng(seed)
     chosen = [names[i] for i in rng.permutation(len(names))[:count]]
     crops = held_out_crops(data, len(chosen), editor.model.native_size, rng)
     exams = []
     for number, (name, crop) in enumerate(zip(chosen, crops, strict=True)):
         mask = random_mask(len(crop), rng)
-        result = editor.edit(crop, mask, name.phrase(), candidates=1, seed=seed + number)
-        picture = result.best.photograph.pixels
+        result = editor.edit(crop, mask, name.phrase(), seed=1000 * seed + 10 * number)
         box = mask_box(mask.astype(np.float32))
         edges = torch.tensor([[box.top, box.left, box.bottom, box.right]]) / len(crop)
-        image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255
-        with torch.no_grad():
-            order = classify(judge, zoom(image, edges, 64))[0].argsort(descending=True)
-        verdict = [judge.config.id2label[int(i)] for i in order[:5]]
-        tile = Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.LANCZOS)
-        exams.append(Exam(name.name, tile, verdict))
+        verdicts = [verdict(judge, c.photograph.pixels, edges) for c in result.candidates]
+        best = Image.fromarray(result.best.photograph.pixels)
+        exams.append(Exam(name.name, best.resize((TILE, TILE), Image.Resampling.LANCZOS), verdicts))
     return exams
 
 
+@torch.no_grad()
+def verdict(judge: ResNetForImageClassification, picture: np.ndarray, edges: torch.Tensor) -> list[str]:
+    """The five likeliest names of what stands in the box `edges` (1 4) of a picture h w 3 uint8."""
+    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255
+    order = classify(judge, look(image, squared(edges), 64))[0].argsort(descending=True)
+    return [judge.config.id2label[int(i)] for i in order[:5]]
+
+
 def write(exams: list[Exam], folder: Path) -> dict[str, float]:
-    """Write `sheet.png` and `sheet.json` into `folder`; returns the shares named in top 1 and top 5."""
+    """Write `sheet.png` and `sheet.json` into `folder`.
+
+    Returns the shares of pictures whose name is the judge's first guess (top_1) and among its five (top_5):
+    of those ranked first, and of the whole batches.
+    """
     rows, line = -(-len(exams) // COLUMNS), 14
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * (TILE + line)), "white")
     draw = ImageDraw.Draw(sheet)
     for i, exam in enumerate(exams):
         x, y = i % COLUMNS * TILE, i // COLUMNS * (TILE + line)
         sheet.paste(exam.tile, (x, y))
-        place = exam.verdict.index(exam.name) + 1 if exam.name in exam.verdict else 0
+        best = exam.verdicts[0]
+        place = best.index(exam.name) + 1 if exam.name in best else 0
         colour = "darkgreen" if place == 1 else "darkorange" if place else "firebrick"
         draw.text((x + 3, y + TILE), exam.name, fill=colour)
     folder.mkdir(parents=True, exist_ok=True)
     sheet.save(folder / "sheet.png")
-    shares = {f"top_{k}": float(np.mean([exam.name in exam.verdict[:k] for exam in exams])) for k in (1, 5)}
-    record = {"edits": len(exams), **shares, "verdicts": [[e.name, e.verdict] for e in exams]}
+    shares = {}
+    for k in (1, 5):
+        hits = [[exam.name in names[:k] for names in exam.verdicts] for exam in exams]
+        shares[f"top_{k}"] = float(np.mean([of_batch[0] for of_batch in hits]))
+        shares[f"batch_top_{k}"] = float(np.mean([np.mean(of_batch) for of_batch in hits]))
+    record = {"edits": len(exams), **shares, "verdicts": [[e.name, e.verdicts] for e in exams]}
     (folder / "sheet.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return shares

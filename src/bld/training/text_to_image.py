@@ -183,14 +183,17 @@ def v_loss(
     levels: tuple[torch.Tensor, torch.Tensor],
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Mean squared error of v = signal * eps - sigma * z, weighted 4 : 1 towards the object."""
+    """Mean squared error of v = signal * eps - sigma * z, weighted up to 4 : 1 towards where objects stand.
+
+    The weight is the batch's: one that followed each picture's own object would teach that objects are
+    larger than they are, for the best answer to a weighted error is a weighted mean.
+    """
     signal, sigma = (level[timestep].view(-1, 1, 1, 1) for level in levels)
     eps = torch.randn(z.shape, generator=generator)
     noisy = (signal * z + sigma * eps).to(memory_format=torch.channels_last)
     v = unet(noisy, timestep, text, return_dict=False)[0].float()
-    weight = 0.25 + 0.75 * region
-    weight = weight / weight.mean((1, 2, 3), keepdim=True)
-    return ((v - (signal * eps - sigma * z)).square() * weight).mean()
+    weight = 0.25 + 0.75 * region.mean(0)
+    return ((v - (signal * eps - sigma * z)).square() * weight / weight.mean()).mean()
 
 
 def load_weights(model: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
@@ -240,7 +243,7 @@ def train(
         pace={"text_encoder": 0.3},
     )  # fmt: skip
     denoise: Any = torch.compile(unet) if r.compiled else unet
-    bank = LatentBank(vae.eval().requires_grad_(False), compositor, r.bank)
+    bank = LatentBank(vae, compositor, r.bank)
     while bank.drawn < min(r.bank, 1024):
         bank.refill(32, generator)
     owed = 0.0

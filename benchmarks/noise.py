@@ -1,0 +1,70 @@
+"""Fresh against fixed noise on the background: what the judge names, the seam and the background.
+
+    python benchmarks/noise.py --data DATA
+
+The paper draws new noise for the background at every step. The other way is to draw it once: the
+background then follows one path from noise to clean, as a deterministic sampler's own would.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from cases import cases, checked, sampled
+from ranking import load_judge, probability
+
+from bld import Editor
+from bld.blend import blend, noise_like
+from bld.fidelity import LUMA, seam_score
+from bld.images import from_tensor
+from bld.models.base import Trajectory
+from bld.training.sheet import random_mask
+
+
+def fixed(
+    trajectory: Trajectory,
+    z_init: torch.Tensor,
+    m_latent: Sequence[torch.Tensor],
+    generators: Sequence[torch.Generator],
+) -> Iterator[torch.Tensor]:
+    """`bld.blend.blend` with one noise for all steps."""
+    eps = noise_like(z_init, generators)
+    z = trajectory[0].level_in.noise(z_init, eps)
+    for step, m in zip(trajectory, m_latent, strict=True):
+        z = step.denoise(z) * m + step.level_out.noise(z_init, eps) * (1 - m)
+        yield z
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training tars")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--cases", type=int, default=64)
+    parser.add_argument("--candidates", type=int, default=4)
+    given = parser.parse_args()
+    editor, judge = Editor.from_pretrained(given.model), load_judge(given.model)
+    found: dict[str, list[tuple[float, float, float]]] = {"fresh": [], "fixed": []}
+    for seed, case in enumerate(cases(given.data, given.cases, random_mask)):
+        task = checked(editor.model, case, seed=seed)
+        masks, x = task.m_latent(task.options.steps), from_tensor(task.x())[0]
+        seeds = [seed * given.candidates + i for i in range(given.candidates)]
+        for name, by in (("fresh", blend), ("fixed", fixed)):
+            for picture in sampled(editor.model, task, masks, seeds=seeds, by=by):
+                p, rank = probability(judge, picture, task.seen_mask(), case.name)
+                before, after = (255 * shown @ LUMA for shown in (x, picture))
+                jump = seam_score(before, after, task.seen_mask() > 0) or 0.0
+                found[name].append((p, float(rank < 5), jump))
+    print("| background noise | judge's probability | in its top 5 | seam |\n|---|---|---|---|")
+    for name, rows in found.items():
+        p, hit, jump = np.array(rows).T
+        error = p.std() / len(p) ** 0.5
+        print(f"| {name} | {p.mean():.3f} +- {error:.3f} | {100 * hit.mean():.1f} % | {jump.mean():.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Does the ranker put the better candidates first? The judge's probability by rank (figure 22).
+
+    python benchmarks/ranking.py --data DATA
+
+24 candidates of each edit, ranked by every view; the judge, which the ranker never saw, gives each the
+probability of the prompted name. Top and bottom fifth are five candidates each.
+"""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from cases import cases, checked, sampled
+from transformers import ResNetForImageClassification
+
+from bld import Editor
+from bld.masks import FloatArray, mask_box
+from bld.models.load import find
+from bld.options import RankBy
+from bld.rank import rank
+from bld.training.crops import look, squared
+from bld.training.judge import classify
+from bld.training.sheet import random_mask
+from bld.training.vocabulary import Name, vocabulary
+
+FIFTH = 5  # of 24
+
+
+def load_judge(model: str) -> ResNetForImageClassification:
+    """The classifier in the model's folder."""
+    return ResNetForImageClassification.from_pretrained(find(model) / "judge", dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def probability(
+    judge: ResNetForImageClassification, picture: FloatArray, mask: FloatArray, name: Name
+) -> tuple[float, int]:
+    """What the judge gives `name` for the mask's box, and how many names it finds likelier."""
+    box = mask_box((mask > 0).astype(np.float32))
+    edges = torch.tensor([[box.top, box.left, box.bottom, box.right]]) / len(picture)
+    image = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    found = classify(judge, look(image, squared(edges), 64))[0].softmax(0)
+    index = vocabulary().index(name)
+    return float(found[index]), int((found > found[index]).sum())
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training tars")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--cases", type=int, default=32)
+    parser.add_argument("--candidates", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=50)
+    given = parser.parse_args()
+    editor, judge = Editor.from_pretrained(given.model), load_judge(given.model)
+    assert editor.ranker is not None
+    fifths: dict[RankBy, list[list[float]]] = {by: [] for by in get_args(RankBy)}
+    for number, case in enumerate(cases(given.data, given.cases, random_mask)):
+        task = checked(editor.model, case, seed=number, steps=given.steps)
+        masks, seeds = task.m_latent(given.steps), [1000 * number + i for i in range(given.candidates)]
+        pictures = []
+        for i in range(0, len(seeds), 8):
+            pictures += sampled(editor.model, task, masks, seeds=seeds[i : i + 8])
+        seen = task.seen_mask()
+        judged = np.array([probability(judge, picture, seen, case.name)[0] for picture in pictures])
+        for by, rows in fifths.items():
+            order = list(rank(editor.ranker, pictures, seen, task.prompt, by).order)
+            ordered = judged[order]
+            rows.append([ordered[0], ordered[:FIFTH].mean(), ordered[-FIFTH:].mean(), ordered.mean()])
+    print("| ranked by | first | top fifth | bottom fifth | all |\n|---|---|---|---|---|")
+    for by, rows in fifths.items():
+        print(f"| {by} | " + " | ".join(f"{value:.3f}" for value in np.mean(rows, 0)) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measuring editors: what the paper reports of its own, for any model."""

@@ -1,0 +1,167 @@
+"""The ranker: a small CLIPModel that says which of many candidates shows what the prompt names.
+
+It is trained on what `bld.rank` shows it: the object on black, its box, and the whole picture, half of
+them decoded from noisy latents, as an edit that did not come out well looks.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from bld.training.composites import Compositor
+from bld.training.crops import look, object_boxes
+from bld.training.loop import Run
+from bld.training.recipes import Ranker, Recipe
+from bld.training.text_to_image import Captions
+from bld.training.vocabulary import Name
+
+log = logging.getLogger(__name__)
+MEAN = STD = 0.5  # of the pixels, in each channel
+
+
+def build(recipe: Ranker, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained CLIP model that fits the tokenizer."""
+    shared = {
+        "hidden_size": recipe.width,
+        "intermediate_size": 4 * recipe.width,
+        "num_attention_heads": recipe.width // 32,
+    }
+    text = {
+        **shared,
+        "num_hidden_layers": recipe.text_layers,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        **shared,
+        "num_hidden_layers": recipe.vision_layers,
+        "image_size": recipe.side,
+        "patch_size": recipe.patch,
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.width))
+
+
+def views(image: torch.Tensor, box: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
+    """A third each: the object on black, its box, the whole picture; b 3 side side, [0,1].
+
+    The mask on black is an ellipse or a rectangle, as a user draws it, not the object's outline.
+    """
+    everything = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(box), 4)
+    kind = torch.randint(3, (len(box), 1), generator=generator)
+    line = (torch.arange(image.shape[-1]) + 0.5) / image.shape[-1]
+    v, u = (
+        (2 * (line - box[:, i, None]) / (box[:, i + 2] - box[:, i])[:, None] - 1).abs() for i in (0, 1)
+    )  # 1 at the edges of the box
+    v, u = v[:, :, None], u[:, None, :]
+    ellipse = (torch.rand(len(box), 1, 1, generator=generator) < 0.5).float()
+    inside = ellipse * (u**2 + v**2) + (1 - ellipse) * torch.maximum(u, v) <= 1
+    masked = image * torch.where(kind[..., None] == 0, inside, True)[:, None]
+    return look(masked, torch.where(kind == 1, box, everything), side)
+
+
+class PictureBank:
+    """A ring of composites, half of them decoded from noisy latents, so that each serves several steps.
+
+    image: n 3 s s uint8; box: n 4, of the object as a user would mask it; name: n, index into the
+    vocabulary.
+    """
+
+    def __init__(self, vae: AutoencoderKL, compositor: Compositor, capacity: int) -> None:
+        self.vae, self.compositor = vae, compositor
+        self.image = torch.zeros(capacity, 3, compositor.size, compositor.size, dtype=torch.uint8)
+        self.box = torch.zeros(capacity, 4)
+        self.name = torch.zeros(capacity, dtype=torch.int64)
+        self.drawn = 0
+
+    def refill(self, count: int, generator: torch.Generator) -> None:
+        """Draw `count` composites over the oldest ones."""
+        fresh = self.compositor.draw(count, generator)
+        half = count // 2
+        image = torch.cat([decoded(self.vae, fresh.image[:half], generator), fresh.image[half:]])
+        where = (self.drawn + torch.arange(count)) % len(self.image)
+        self.image[where] = (image * 255).round().to(torch.uint8)
+        self.box[where] = object_boxes(fresh, generator)
+        self.name[where] = fresh.name
+        self.drawn += count
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures in [0, 1], boxes and names."""
+        pick = torch.randint(min(self.drawn, len(self.image)), (batch,), generator=generator)
+        return self.image[pick].float() / 255, self.box[pick], self.name[pick]
+
+
+@torch.no_grad()
+def decoded(vae: AutoencoderKL, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Pictures b 3 s s, [0,1], from latents with up to as much noise as signal."""
+    with torch.autocast("cpu", torch.bfloat16):
+        z = vae.encode(image * 2 - 1).latent_dist.mean
+        amount = 0.7 * torch.rand(len(z), 1, 1, 1, generator=generator)
+        noise = torch.randn(z.shape, generator=generator)
+        picture: torch.Tensor = vae.decode((1 - amount**2).sqrt() * z + amount * noise).sample
+    return (picture.float() / 2 + 0.5).clamp(0, 1)
+
+
+def train(
+    recipe: Recipe,
+    compositor: Compositor,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    names: tuple[Name, ...],
+    folder: Path,
+) -> None:
+    """Train the ranker; writes `folder/ranker`. Its accuracy on fresh composites is logged."""
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed + 4)
+    r, clip = recipe.ranker, build(recipe.ranker, tokenizer)
+    words = Captions(names, compositor.sprites.keywords, tokenizer)
+    every = torch.cat([torch.arange(len(names)), torch.tensor([-1])])  # each name, and the empty scene
+    run = Run(folder, "ranker", {"ranker": clip}, generator, r.samples, r.batch, r.learning_rate)
+
+    bank = PictureBank(vae, compositor, r.bank)
+    while bank.drawn < min(r.bank, 1024):
+        bank.refill(r.batch, generator)
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        image, box, name = bank.draw(r.batch, generator)
+        gain = 0.8 + 0.4 * torch.rand(r.batch, 3, 1, 1, generator=generator)
+        seen = (views(image, box, r.side, generator) * gain).clamp(0, 1)
+        return seen, torch.where(name < 0, len(names), name)
+
+    def similarities(image: torch.Tensor) -> torch.Tensor:
+        """Of each picture with one caption of every name, b names+1."""
+        seen: Any = clip(
+            input_ids=words.draw(every, generator), pixel_values=(image - MEAN) / STD, return_dict=True
+        )
+        logits: torch.Tensor = seen.logits_per_image
+        return logits
+
+    def step() -> torch.Tensor:
+        if run.done // r.batch % r.reuse == 0:
+            bank.refill(r.batch, generator)
+        image, name = batch()
+        return F.cross_entropy(similarities(image), name)
+
+    run.train(step)
+    run.averaged("ranker")
+    bank = PictureBank(vae, compositor, 16 * r.batch)
+    bank.refill(16 * r.batch, generator)
+    with torch.no_grad():
+        hits = [(similarities(x).argmax(1) == y).float().mean() for x, y in (batch() for _ in range(16))]
+    log.info("ranker: %.1f %% of fresh composites named right", 100 * float(torch.stack(hits).mean()))
+    clip.save_pretrained(folder / "ranker")
+    tokenizer.save_pretrained(folder / "ranker")
+    CLIPImageProcessorPil(
+        size={"height": r.side, "width": r.side},
+        do_center_crop=False,
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+    ).save_pretrained(folder / "ranker")
