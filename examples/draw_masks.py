@@ -8,7 +8,7 @@ MASKS = Path(__file__).parent / "masks"
 
 # name: (size of the photograph, the box of the ellipse to edit as left, top, right, bottom)
 SHAPES = {
-    "coffee": ((600, 400), (440, 20, 590, 170)),
+    "coffee": ((600, 400), (450, 28, 582, 160)),
 }
 
 

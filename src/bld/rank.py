@@ -13,6 +13,8 @@ from bld.masks import FloatArray, mask_box
 from bld.models.load import find, pick_device
 from bld.options import RankBy
 
+CLIP_FILES = ("*.json", "*.txt", "*.safetensors")  # of a hub repository
+
 
 class Ranker(Protocol):
     """Tells how well a picture fits a text. Higher is better; the scale is its own."""
@@ -69,7 +71,7 @@ def load_ranker(name: str, model: str, *, device: str = "auto") -> Ranker | None
     if name == "none":
         return None
     if name != "auto":
-        return ClipRanker(find(name), name=name, device=pick_device(device))
+        return ClipRanker(find(name, CLIP_FILES), name=name, device=pick_device(device))
     own = find(model) / "ranker"
     return ClipRanker(own, name=f"{model}/ranker", device=pick_device(device)) if own.is_dir() else None
 

@@ -173,7 +173,7 @@ def test_a_ranked_edit_says_its_scores_and_can_be_made_again(edit: Run, bld: Run
     _, shown, _ = bld("info", out / "result.png")
     assert bld(*shlex.split(shown.strip().splitlines()[-1])[1:], "--output", tmp_path / "again")[0] == 0
     assert (tmp_path / "again" / "result.png").read_bytes() == (out / "result.png").read_bytes()
-    assert bld("reconstruct", out, "--reconstruct", "poisson", "--candidates", "2,0")[0] == 0
+    assert bld("reconstruct", out, "--reconstruct", "poisson", "--candidates", 2, 0)[0] == 0
     again = json.loads((out / "poisson" / "edit.json").read_text())
     assert [c["score"] for c in again["candidates"]] == [scores[2], scores[0]]
     code, _, err = edit("--ranker", tmp_path)
@@ -192,6 +192,7 @@ def test_only_the_best_candidates_are_tuned(edit: Run, tmp_path: Path) -> None:
     [
         (["--candidates", "0,2"], "--candidates 0,2: expected numbers from 0 to 1"),
         (["--candidates", "-1"], "--candidates -1: expected numbers"),
+        (["1"], "1: expected one folder; candidates are named with --candidates"),
         (["--reconstruct", "glue"], "--reconstruct glue: choose one of none, stitch, poisson"),
     ],
 )

@@ -1,12 +1,14 @@
 """Ranking: what is looked at, and an order that depends on the scores alone."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,3 +127,33 @@ def test_what_is_not_a_clip_model_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(ModelUnavailable, match="unknown model nothing"):
         load_ranker("nothing", "mini", device="cpu")
+
+
+def test_a_ranker_of_the_hub_is_fetched_whole(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(clip)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    ranker = load_ranker("owner/clip", "mini", device="cpu")
+    assert ranker is not None
+    assert (ranker.name, asked["name"]) == ("owner/clip", "owner/clip")
+    mine = [path.name for path in clip.iterdir()]
+    taken = filter_repo_objects(
+        [*mine, "pytorch_model.bin", "tf_model.h5"],
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert sorted(taken) == sorted(mine)
+
+
+def test_a_model_without_a_ranker_has_none_unless_one_is_named(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert load_ranker("auto", str(tmp_path / "model")) is None
+    assert load_ranker("none", "mini") is None
+    shutil.copytree(clip, tmp_path / "model" / "ranker")
+    own = load_ranker("auto", str(tmp_path / "model"), device="cpu")
+    assert own is not None
+    assert own.name == f"{tmp_path / 'model'}/ranker"

@@ -118,9 +118,10 @@ def edit(
 def reconstruct(
     *,
     folder: Annotated[Path, typer.Argument(help="output folder of bld edit")],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     candidates: Annotated[
-        str, typer.Option(help="which of its candidates, by their numbers, such as 0,3")
-    ] = "0",
+        str | None, typer.Option(help="which of its candidates, by their numbers, such as 0 3 (default 0)")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="folder for the pictures (default FOLDER/WAY)")
     ] = None,
@@ -134,7 +135,9 @@ def reconstruct(
     from bld.apps.record import changed_inputs, read_folder, request
 
     facts = read_folder(folder)
-    numbers = numbers_below(candidates, len(facts["candidates"]))
+    if more and candidates is None:
+        raise InvalidInput(f"{more[0]}: expected one folder; candidates are named with --candidates")
+    numbers = numbers_below(" ".join([candidates or "0", *(more or ())]), len(facts["candidates"]))
     before = request(facts)
     options = dataclasses.replace(before, tune_candidates=len(numbers), **changes)
     changed = changed_inputs(facts)

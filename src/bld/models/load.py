@@ -1,5 +1,6 @@
 """From a model's name to a model: the bundled one, a folder, or a repository of the hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,8 +26,12 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Lat
     return UNetModel(find(name), name=name, device=where, dtype=precision)
 
 
-def find(name: str) -> Path:
-    """The folder of a model; downloads a hub repository unless HF_HUB_OFFLINE says not to."""
+def find(name: str, files: Sequence[str] = ()) -> Path:
+    """The folder of a model; downloads a hub repository unless HF_HUB_OFFLINE says not to.
+
+    files: patterns of what is downloaded, if not a diffusers pipeline. Pickled weights and second copies
+    never are.
+    """
     if name in BUNDLED_NAMES:
         return BUNDLED / name
     path = Path(name).expanduser()
@@ -39,16 +44,16 @@ def find(name: str) -> Path:
             f"unknown model {name}: give {' or '.join(BUNDLED_NAMES)}, the folder of a diffusers model, "
             "or a hub id such as owner/name"
         )
-    return _fetch(name)
+    return _fetch(name, files)
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     from bld.models.unet import PARTS
 
-    wanted = ["model_index.json", *(f"{part}/*" for part in PARTS)]
+    wanted = list(files) or ["model_index.json", *(f"{part}/*" for part in (*PARTS, "ranker"))]
     unwanted = ["*.bin", "*.ckpt", "*.msgpack", "*.fp16.*", "*non_ema*"]  # second copies of the weights
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
