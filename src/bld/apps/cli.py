@@ -285,6 +285,7 @@ def train(
         str | None,
         typer.Option(help="model whose autoencoder and weights a new text-to-image run goes on from"),
     ] = None,
+    device: Device = AUTO,
 ) -> None:
     """Train the bundled model, or one part of it. Stopped runs go on where they were."""
     try:
@@ -296,7 +297,15 @@ def train(
     import logging
 
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    start(part, recipe=recipe, data=data, folder=output, samples=samples, start_from=start_from)  # type: ignore[arg-type]
+    start(
+        part,  # type: ignore[arg-type]
+        recipe=recipe,
+        data=data,
+        folder=output,
+        samples=samples,
+        start_from=start_from,
+        device=device,
+    )
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from bld.training.composites import Compositor
-from bld.training.loop import Run, psnr
+from bld.training.loop import Run, half_precision, psnr, seeded
 from bld.training.recipes import Autoencoder, Recipe
 
 log = logging.getLogger(__name__)
@@ -111,14 +111,14 @@ def normalise_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
 def train(recipe: Recipe, compositor: Compositor, folder: Path) -> AutoencoderKL:
     """Train (or go on training) the autoencoder; writes `folder/autoencoder`."""
     torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    generator = seeded(recipe.seed + 1)
     r = recipe.autoencoder
-    vae = build(r, recipe.size).to(memory_format=torch.channels_last)
+    vae = build(r, recipe.size).to(torch.get_default_device(), memory_format=torch.channels_last)
     run = Run(folder, "autoencoder", {"vae": vae}, generator, r.samples, r.batch, r.learning_rate)
 
     def step() -> torch.Tensor:
         x, alpha = crops(compositor, r.batch, r.crop, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             return loss(vae, x.to(memory_format=torch.channels_last), alpha, generator)
 
     run.train(step)
@@ -136,10 +136,10 @@ def polish(recipe: Recipe, compositor: Compositor, folder: Path) -> None:
     Writes `folder/vae`, the autoencoder that ships. Edges weigh twice as much as before.
     """
     torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed + 4)
+    generator = seeded(recipe.seed + 4)
     r = recipe.autoencoder
     vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder / "autoencoder")
-    vae = vae.to(memory_format=torch.channels_last).requires_grad_(False)
+    vae = vae.to(torch.get_default_device(), memory_format=torch.channels_last).requires_grad_(False)
     vae.decoder.requires_grad_(True)
     modules = {"decoder": vae.decoder}
     run = Run(folder, "decoder", modules, generator, r.polish, r.batch, r.learning_rate / 2)
@@ -147,7 +147,7 @@ def polish(recipe: Recipe, compositor: Compositor, folder: Path) -> None:
     def step() -> torch.Tensor:
         x, alpha = crops(compositor, r.batch, r.crop, generator)
         x = x.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             z = vae.encode(x).latent_dist.mean.float()
             y = vae.decode(noisy(z, generator)).sample.float()
         return reconstruction_loss(y, x, 1 + alpha, edges=1.0)

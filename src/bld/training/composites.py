@@ -86,11 +86,12 @@ class Compositor:
         empty: float = 0.09,
         shadows: bool = True,
     ) -> None:
-        self.sprites, self.backgrounds = sprites, backgrounds
+        here = torch.get_default_device()
+        self.sprites, self.backgrounds = sprites.to(here), backgrounds.to(here)
         self.empty, self.shadows = empty, shadows
         # Names are drawn evenly, whatever number of cut-outs shows each.
-        counts = torch.bincount(sprites.name).float()
-        self.weights = 1 / counts[sprites.name]
+        counts = torch.bincount(self.sprites.name).float()
+        self.weights = 1 / counts[self.sprites.name]
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ import itertools
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class Sprites:
     extent: torch.Tensor
     flies: torch.Tensor
     keywords: dict[str, tuple[str, ...]]
+
+    def to(self, device: torch.device) -> "Sprites":
+        """The same cut-outs on another device."""
+        tensors = {name: getattr(self, name).to(device) for name in ("rgba", "name", "extent", "flies")}
+        return replace(self, **tensors)
 
 
 def samples(tar: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:

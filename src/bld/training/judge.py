@@ -13,7 +13,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from bld.training.composites import Compositor
 from bld.training.crops import look, object_boxes, squared
-from bld.training.loop import Run
+from bld.training.loop import Run, seeded
 from bld.training.recipes import Recipe
 from bld.training.vocabulary import Name
 
@@ -55,8 +55,8 @@ def classify(judge: ResNetForImageClassification, image: torch.Tensor) -> torch.
 def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folder: Path) -> None:
     """Train the judge; writes `folder/judge`. Its accuracy on fresh composites is logged."""
     torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed + 3)
-    r, judge = recipe.judge, build(names)
+    generator = seeded(recipe.seed + 3)
+    r, judge = recipe.judge, build(names).to(torch.get_default_device())
     run = Run(folder, "judge", {"judge": judge}, generator, r.samples, r.batch, r.learning_rate)
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,16 @@ STEPS_BETWEEN_AVERAGES = 4
 log_ = logging.getLogger(__name__)
 
 
+def seeded(seed: int) -> torch.Generator:
+    """A generator of the device that the training runs on."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def half_precision() -> torch.autocast:
+    """bfloat16 where it is safe, on the device that the training runs on."""
+    return torch.autocast(torch.get_default_device().type, torch.bfloat16)
+
+
 def rate(done: float, *, warmup: float, decay_from: float = 0.3) -> float:
     """Learning-rate factor after the share `done` of a run: linear warm-up, constant, linear to 0."""
     if done < warmup:

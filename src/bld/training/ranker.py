@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from bld.training.composites import Compositor
 from bld.training.crops import look, object_boxes
-from bld.training.loop import Run
+from bld.training.loop import Run, half_precision, seeded
 from bld.training.recipes import Ranker, Recipe
 from bld.training.text_to_image import Captions
 from bld.training.vocabulary import Name
@@ -102,7 +102,7 @@ class PictureBank:
 @torch.no_grad()
 def decoded(vae: AutoencoderKL, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Pictures b 3 s s, [0,1], from latents with up to as much noise as signal."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         z = vae.encode(image * 2 - 1).latent_dist.mean
         amount = 0.7 * torch.rand(len(z), 1, 1, 1, generator=generator)
         noise = torch.randn(z.shape, generator=generator)
@@ -120,8 +120,8 @@ def train(
 ) -> None:
     """Train the ranker; writes `folder/ranker`. Its accuracy on fresh composites is logged."""
     torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed + 4)
-    r, clip = recipe.ranker, build(recipe.ranker, tokenizer)
+    generator = seeded(recipe.seed + 4)
+    r, clip = recipe.ranker, build(recipe.ranker, tokenizer).to(torch.get_default_device())
     words = Captions(names, compositor.sprites.keywords, tokenizer)
     every = torch.cat([torch.arange(len(names)), torch.tensor([-1])])  # each name, and the empty scene
     run = Run(folder, "ranker", {"ranker": clip}, generator, r.samples, r.batch, r.learning_rate)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from bld.errors import InvalidInput
-from bld.models.load import BUNDLED, find
+from bld.models.load import BUNDLED, find, pick_device
 from bld.training import autoencoder, judge, ranker, text_to_image
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, load_photographs, load_scenery, load_sprites
@@ -43,7 +44,8 @@ class Training:
     recipe: Recipe
     data: Path
     folder: Path
-    start_from: Path | None = None  # a model folder; None: train from nothing
+    start_from: Path | None  # a model folder; None: train from nothing
+    device: torch.device
 
     @cached_property
     def names(self) -> tuple[Name, ...]:
@@ -66,7 +68,8 @@ class Training:
 
         self.need("autoencoder")
         vae: Any = AutoencoderKL.from_pretrained(self.folder / "autoencoder")
-        return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        vae = vae.to(torch.get_default_device(), memory_format=torch.channels_last)
+        return vae.eval().requires_grad_(False)
 
     def text_to_image(self) -> None:
         if self.start_from:
@@ -127,14 +130,25 @@ class Training:
             if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
                 log.info("%s: already there", name)
                 continue
-            getattr(self, name.replace("-", "_"))()
+            # Where a tensor of a training part is made without naming a device, it is made there. On a
+            # CPU that is so anyway, and the context would slow every call down.
+            elsewhere = name in MADE and self.device.type != "cpu"
+            with self.device if elsewhere else nullcontext():
+                getattr(self, name.replace("-", "_"))()
 
 
 def start(
-    part: Part, *, recipe: str, data: Path, folder: Path, samples: int | None, start_from: str | None = None
+    part: Part,
+    *,
+    recipe: str,
+    data: Path,
+    folder: Path,
+    samples: int | None,
+    start_from: str | None = None,
+    device: str = "cpu",
 ) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
-    `start_from` names the model that text-to-image goes on from.
+    `start_from` names the model that text-to-image goes on from; `device` as in `bld edit`.
     """
     if part not in get_args(Part):
         raise InvalidInput(f"bld train {part}: choose one of {', '.join(get_args(Part))}")
@@ -148,4 +162,5 @@ def start(
         chosen = replace(chosen, **{group: replace(getattr(chosen, group), **{length: samples})})
     if start_from is not None and part != "text-to-image":
         raise InvalidInput(f"--start-from goes with text-to-image, not with {part}")
-    Training(chosen, data, folder, find(start_from) if start_from else None).run(part)
+    begin = find(start_from) if start_from else None
+    Training(chosen, data, folder, begin, pick_device(device)).run(part)

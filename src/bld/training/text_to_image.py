@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from bld.errors import InvalidInput
 from bld.training import tokenizer as tokenizers
 from bld.training.composites import Compositor
-from bld.training.loop import Run
+from bld.training.loop import Run, half_precision, seeded
 from bld.training.recipes import SCHEDULER, Recipe, TextToImage
 from bld.training.vocabulary import EMPTY_SCENE, Name, captions
 
@@ -162,7 +163,7 @@ class LatentBank:
         """Draw and encode `count` composites over the oldest ones."""
         fresh = self.compositor.draw(count, generator)
         where = (self.drawn + torch.arange(count)) % len(self.z)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             self.z[where] = self.vae.encode(fresh.image * 2 - 1).latent_dist.mean.float()
         shape = F.avg_pool2d(torch.maximum(fresh.alpha, 0.5 * fresh.shadow), 8)
         self.region[where] = F.max_pool2d(shape, 3, 1, 1)  # one cell wider than the object
@@ -222,7 +223,7 @@ def train(
     tokenizer that lies in `folder`. Raises InvalidInput if they do not fit.
     """
     torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed + 2)
+    generator = seeded(recipe.seed + 2)
     r, keywords = recipe.text_to_image, compositor.sprites.keywords
     corpus = [text for name in names for text, _ in captions(name, keywords.get(name.name, ()))]
     corpus += [text for text, _ in EMPTY_SCENE]
@@ -230,8 +231,8 @@ def train(
         tokenizers.train(corpus, r.vocabulary, r.tokens, folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     words, levels, timesteps = Captions(names, keywords, tokenizer), noise_levels(), Timesteps()
-    unet = build_unet(r, recipe.size).to(memory_format=torch.channels_last)
-    text_encoder = build_text_encoder(r, tokenizer)
+    unet = build_unet(r, recipe.size).to(torch.get_default_device(), memory_format=torch.channels_last)
+    text_encoder = build_text_encoder(r, tokenizer).to(torch.get_default_device())
     if start_from and not (folder / "text_to_image.pt").exists():
         load_weights(start_from, unet, text_encoder)
     elif not (folder / "text_to_image.pt").exists():
@@ -255,12 +256,13 @@ def train(
             bank.refill(32, generator)
             owed -= 32
         z, region, name = bank.draw(r.batch, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             text = text_encoder(words.draw(name, generator)).last_hidden_state
             return v_loss(denoise, text, z, region, timesteps.draw(r.batch, generator), levels, generator)
 
     # On a CPU the fused attention kernels run one small product at a time: a third slower in all.
-    with sdpa_kernel(SDPBackend.MATH):
+    on_cpu = torch.get_default_device().type == "cpu"
+    with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
         run.train(step)
     for part in modules:
         run.averaged(part).save_pretrained(folder / part)  # type: ignore[operator]
