@@ -37,7 +37,7 @@ def thin(side: int, rng: np.random.Generator) -> Array:
 def by_nearest(task: Task) -> FloatArray:
     """The latent mask as nearest-neighbour scaling gives it: a cell is edited if its centre is."""
     mask = (task.mask[task.crop.box.slices] > 0).astype(np.float32)
-    return np.asarray(cv2.resize(mask, task.grid[::-1], interpolation=cv2.INTER_NEAREST))
+    return np.asarray(cv2.resize(mask, task.grid[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def by_coverage(task: Task) -> FloatArray:

@@ -59,7 +59,7 @@ def tiny_folder(path: Path, *, scheduler: dict[str, Any] | None = None) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         modules: dict[str, nn.Module] = {
-            "vae": autoencoder.build(recipe.autoencoder, recipe.size),
+            "autoencoder": autoencoder.build(recipe.autoencoder, recipe.size),
             "unet": text_to_image.build_unet(recipe.text_to_image, recipe.size),
             "text_encoder": text_to_image.build_text_encoder(recipe.text_to_image, words),
         }

@@ -85,6 +85,7 @@ class EditResult:
     model: str
     revision: str
     ranker: str | None
+    ranker_revision: str | None
     photograph: Photograph
     mask: FloatArray
     crop: Crop
@@ -216,7 +217,7 @@ class Editor:
             ):
                 report = partial(lambda before, steps: done(before + steps), before)
                 photograph = reconstruct(way, self._scene(task, picture, z[None]), report)
-                found = fidelity(task.photograph, photograph, task.mask)
+                found = fidelity(task.photograph, photograph, task.mask, task.crop.box)
                 candidates.append(Candidate(photograph, seed, score, way, found))
                 before += length(way, task.options)
         return EditResult(
@@ -226,6 +227,7 @@ class Editor:
             model=self.model.name,
             revision=self.model.revision,
             ranker=ranker.name if ranker else None,
+            ranker_revision=ranker.revision if ranker else None,
             photograph=task.photograph,
             mask=task.mask,
             crop=task.crop,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bld.images import Photograph
-from bld.masks import FloatArray
+from bld.masks import Box, FloatArray
 
 SSIM_SIGMA, SSIM_WINDOW = 1.5, 11  # Wang et al. 2004, as everybody computes it
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -28,20 +28,31 @@ class Fidelity(NamedTuple):
     seam: float | None
 
 
-def fidelity(photograph: Photograph, result: Photograph, mask: FloatArray) -> Fidelity:
-    """Compare a result with its photograph. mask: h w in [0, 1], 1 = edit."""
+def fidelity(
+    photograph: Photograph, result: Photograph, mask: FloatArray, box: Box | None = None
+) -> Fidelity:
+    """Compare a result with its photograph. mask: h w in [0, 1], 1 = edit.
+
+    box: what may differ; the rest of the two is not looked at, which saves memory on a large photograph.
+    """
+    edited = box or Box(0, 0, *photograph.size)
+    rows, columns = edited.slices
+    near = (  # a similarity's window reaches out of the box, and so does the mask's edge
+        slice(max(0, rows.start - SSIM_WINDOW), rows.stop + SSIM_WINDOW),
+        slice(max(0, columns.start - SSIM_WINDOW), columns.stop + SSIM_WINDOW),
+    )
     levels = 255 / np.iinfo(photograph.pixels.dtype).max
-    outside = mask == 0
-    before, after = photograph.pixels * levels, result.pixels * levels
+    outside, everywhere = mask[near] == 0, int(np.count_nonzero(mask == 0))
+    before, after = photograph.pixels[near] * levels, result.pixels[near] * levels
     difference = after[outside] - before[outside]
     seam = seam_score(before @ LUMA, after @ LUMA, ~outside)
     if not difference.any():
         return Fidelity(0.0, None, 1.0, seam)
-    psnr = float(10 * np.log10(255**2 / np.square(difference).mean()))
+    psnr = float(10 * np.log10(255**2 * 3 * everywhere / np.square(difference).sum()))
     # What the mask allows must not count: inside, both pictures are made the same.
     kept = np.where(outside[..., None], after, before)
-    ssim = float(_ssim(before @ LUMA, kept @ LUMA)[outside].mean())
-    return Fidelity(float(np.abs(difference).max()), psnr, ssim, seam)
+    unlike = float((1 - _ssim(before @ LUMA, kept @ LUMA)[outside]).sum())
+    return Fidelity(float(np.abs(difference).max()), psnr, 1 - unlike / everywhere, seam)
 
 
 def seam_score(

@@ -111,11 +111,12 @@ def shrink_schedule(m_latent: FloatArray, steps: int, reference_side: int = SHRI
 def soft_schedule(mask: FloatArray, grid: Size, steps: int) -> list[FloatArray]:
     """List the latent mask of every step for a mask of greys: each pixel is edited once its time has come.
 
-    White is edited from the first step on, a grey of 0.5 from the middle on, black never: the later the
-    start, the more of the photograph is left to build on. Every mask contains the one before (Levin and
-    Fried 2023, "Differential Diffusion"). mask: h w in [0, 1]. Cells by coverage, as in `latent_mask`.
+    White is edited from the first step on, a grey of 0.5 from the middle on, the darkest in the last,
+    black never: the later the start, the more of the photograph is left to build on. Every mask contains
+    the one before (Levin and Fried 2023, "Differential Diffusion"). mask: h w in [0, 1]. Cells by
+    coverage, as in `latent_mask`.
     """
-    return [latent_mask((mask >= 1 - i / steps).astype(np.float32), grid) for i in range(steps)]
+    return [latent_mask((mask > 1 - (i + 1) / steps).astype(np.float32), grid) for i in range(steps)]
 
 
 def is_soft(mask: FloatArray) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
-from bld.models.load import find, pick_device
+from bld.models.load import find, fingerprint, pick_device
 from bld.options import RankBy
 
 CLIP_FILES = ("*.json", "*.txt", "*.safetensors")  # of a hub repository
@@ -20,6 +20,7 @@ class Ranker(Protocol):
     """Tells how well a picture fits a text. Higher is better; the scale is its own."""
 
     name: str  # as the user gave it
+    revision: str  # of its weights
 
     def score(self, picture: FloatArray, prompt: str) -> float:
         """picture: h w 3 in [0, 1]. May be NaN where the ranker cannot tell."""
@@ -80,19 +81,27 @@ class ClipRanker:
     """A CLIPModel folder or hub id: the cosine between a picture's embedding and the prompt's."""
 
     def __init__(self, folder: Path, *, name: str, device: torch.device) -> None:
-        """Raises ModelUnavailable for a folder that is not a CLIP model with its tokenizer."""
+        """Raises ModelUnavailable for a folder that is not a whole CLIP model with its tokenizer."""
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+            raise ModelUnavailable(f"ranker {name}: its weights are pickled; give one with safetensors")
         try:
-            clip: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+            clip: Any
+            clip, found = CLIPModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            made_up = [*found["missing_keys"], *found["mismatched_keys"]]
+            if made_up:  # transformers would go on with random numbers
+                raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
             self.clip = clip.to(device).eval().requires_grad_(False)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
             self.processor = CLIPImageProcessorPil.from_pretrained(folder)
         except Exception as error:  # OSError, ValueError, SafetensorError, ...
             reason = str(error).partition("\n")[0].strip() or type(error).__name__
             raise ModelUnavailable(f"ranker {name}: not a CLIP model ({reason})") from error
-        self.name, self.device = name, device
+        self.name, self.revision, self.device = name, fingerprint(folder), device
 
     @torch.no_grad()
     def score(self, picture: FloatArray, prompt: str) -> float:

@@ -1,6 +1,7 @@
 """An editing session: edits one after the other on the same photograph, with undo, redo and branches."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Self
 from bld.editor import Editor, EditResult
 from bld.errors import InvalidInput
 from bld.images import Photograph, Source, open_photograph, save_png, write_text_atomic
-from bld.options import EditOptions
+from bld.options import FIELDS, EditOptions
 
 FORMAT = 1
 INDEX = "session.json"
@@ -54,7 +55,12 @@ class Session:
     def edit(
         self, editor: Editor, mask: Source, prompt: str, *, choose: int = 0, **options: Any
     ) -> EditResult:
-        """Edit the current picture and go on with candidate `choose`; options as in `Editor.edit`."""
+        """Edit the current picture and go on with candidate `choose`; options as in `Editor.edit`.
+
+        Raises InvalidInput as `Editor.edit` does, and for a candidate that the edit will not have.
+        """
+        asked = options.get("options") or EditOptions(**{k: v for k, v in options.items() if k in FIELDS})
+        _check_choice(choose, asked.candidates)
         result = editor.edit(self.photograph, mask, prompt, **options)
         self.add(result, choose=choose)
         return result
@@ -66,8 +72,7 @@ class Session:
         """
         if result.photograph is not self.photograph:
             raise InvalidInput("the result is not an edit of the session's current picture: edit that one")
-        if not 0 <= choose < len(result.candidates):
-            raise InvalidInput(f"candidate {choose}: there are 0 to {len(result.candidates) - 1}")
+        _check_choice(choose, len(result.candidates))
         chosen = result.candidates[choose]
         made = {
             "prompt": result.prompt,
@@ -118,6 +123,8 @@ class Session:
         holds another session.
         """
         target = Path(folder)
+        if target.exists() and not target.is_dir():
+            raise InvalidInput(f"{target}: a file of that name is in the way")
         target.mkdir(parents=True, exist_ok=True)
         kept = _index(target)["revisions"] if (target / INDEX).exists() else []
         entries = [self._entry(i) for i in range(len(self.revisions))]
@@ -131,7 +138,12 @@ class Session:
 
     def _entry(self, number: int) -> dict[str, Any]:
         revision = self.revisions[number]
-        return {"file": f"{number:03d}.png", "parent": revision.parent, "made": revision.made}
+        return {
+            "file": f"{number:03d}.png",
+            "sha256": _digest(revision.photograph),
+            "parent": revision.parent,
+            "made": revision.made,
+        }
 
     @classmethod
     def load(cls, folder: str | Path, *, max_pixels: int = EditOptions().max_pixels) -> Self:
@@ -142,6 +154,9 @@ class Session:
             pictures = [
                 open_photograph(source / e["file"], max_pixels=max_pixels) for e in index["revisions"]
             ]
+            for picture, entry in zip(pictures, index["revisions"], strict=True):
+                if _digest(picture) != entry["sha256"]:
+                    raise ValueError(f"{entry['file']} is another picture")
             session = cls(pictures[0])
             session.revisions = [
                 Revision(picture, entry["parent"], entry["made"])
@@ -153,6 +168,19 @@ class Session:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InvalidInput(f"{source / INDEX}: damaged ({error})") from error
         return session
+
+
+def _check_choice(choose: int, candidates: int) -> None:
+    if not 0 <= choose < candidates:
+        raise InvalidInput(f"candidate {choose}: there are 0 to {candidates - 1}")
+
+
+def _digest(photograph: Photograph) -> str:
+    """sha256 of the pixels and of the alpha."""
+    total = hashlib.sha256(photograph.pixels.tobytes())
+    if photograph.alpha is not None:
+        total.update(photograph.alpha.tobytes())
+    return total.hexdigest()
 
 
 def _check_tree(revisions: Sequence[Revision], mentioned: Sequence[int]) -> None:

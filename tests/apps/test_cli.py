@@ -122,6 +122,24 @@ def test_reconstruct_gives_what_the_edit_would_have_given(edit: Run, bld: Run, t
         )
 
 
+def test_a_reconstruction_can_be_reconstructed_and_still_tells_its_command(
+    edit: Run, bld: Run, tmp_path: Path
+) -> None:
+    """Its candidates keep their places in the edit, wherever they stand in a folder."""
+    edit("--seed", 3, "--candidates", 3)
+    out, tuned = tmp_path / "out", ("--tune-steps", 2)
+    assert bld("reconstruct", out, "--reconstruct", "decoder", "--candidates", 2, 0, *tuned)[0] == 0
+    assert bld("reconstruct", out / "decoder", "--reconstruct", "latents", "--candidates", 0, *tuned)[0] == 0
+    again = out / "decoder" / "latents"
+    (made,) = json.loads((again / "edit.json").read_text())["candidates"]
+    assert (made["number"], made["seed"]) == (2, 5)
+    _, shown, _ = bld("info", again / "result.png")
+    assert bld(*shlex.split(shown.strip().splitlines()[-1])[1:], "--output", tmp_path / "again")[0] == 0
+    np.testing.assert_array_equal(
+        pixels(again / "result.png"), pixels(tmp_path / "again" / "candidates" / "02.png")
+    )
+
+
 def test_visualize_shows_the_steps(bld: Run, model: Path, photo: Path, mask: Path, tmp_path: Path) -> None:
     words = [
         "--image",

@@ -28,8 +28,11 @@ def test_demo_changes_the_photograph_inside_the_mask_alone(
     inside = pixels(EXAMPLES / "masks" / "coffee.png") > 0
     before, after = pixels(tmp_path / "demo" / "photograph.png"), pixels(result)
     assert (after[~inside] == before[~inside]).all()
-    changed = np.abs(after[inside].astype(int) - before[inside]).max(axis=-1) > 8
-    assert changed.mean() > 0.5, "the edit can hardly be seen"
+    # Two seeds give two apples; the autoencoder alone would give the same picture twice.
+    first, second = (
+        pixels(tmp_path / "demo" / "candidates" / f"0{i}.png")[inside].astype(int) for i in (0, 1)
+    )
+    assert np.abs(first - second).mean() > 2
 
 
 def test_masks_are_what_their_script_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from bld import Editor, ModelUnavailable
 from bld.masks import FloatArray
@@ -25,7 +26,7 @@ PICTURE = np.random.default_rng(0).random((8, 8, 3), np.float32) * 0.9 + 0.05
 class Redness:
     """Scores a picture by its mean red, or as told."""
 
-    name = "redness"
+    name, revision = "redness", "1"
 
     def __init__(self) -> None:
         self.seen: list[FloatArray] = []
@@ -55,7 +56,7 @@ def test_views_are_the_edit_on_black_its_box_and_the_whole() -> None:
 @given(st.lists(st.sampled_from([0.1, 0.5, 0.9, math.nan, math.inf, -math.inf]), min_size=1, max_size=12))
 def test_best_first_ties_in_their_order_and_nonsense_last(values: list[float]) -> None:
     class Told:
-        name = "told"
+        name, revision = "told", "1"
 
         def score(self, picture: FloatArray, prompt: str) -> float:
             return values[int(picture[0, 0, 0])]
@@ -157,3 +158,16 @@ def test_a_model_without_a_ranker_has_none_unless_one_is_named(tmp_path: Path, c
     own = load_ranker("auto", str(tmp_path / "model"), device="cpu")
     assert own is not None
     assert own.name == f"{tmp_path / 'model'}/ranker"
+
+
+def test_a_ranker_that_lacks_weights_is_refused(tmp_path: Path, clip: Path) -> None:
+    """transformers itself would go on with random numbers."""
+    folder = shutil.copytree(clip, tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelUnavailable, match=r"lack 1 tensors, such as visual_projection.weight"):
+        load_ranker(str(folder), "mini", device="cpu")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelUnavailable, match="pickled"):
+        load_ranker(str(folder), "mini", device="cpu")

@@ -172,3 +172,24 @@ def test_pictures_of_a_session_open_anywhere(editor: Editor, tmp_path: Path) -> 
     with Image.open(tmp_path / "000.png") as picture:
         assert picture.mode == "RGBA"
         assert picture.size == (120, 90)
+
+
+def test_another_photographs_session_is_told_by_its_pixels(editor: Editor, tmp_path: Path) -> None:
+    """Same prompt, same seed, same size: nothing but the pixels is different."""
+    Session(photograph()).save(tmp_path)
+    other = photograph()
+    other.pixels[0, 0] ^= 1
+    theirs = Session(other)
+    theirs.edit(editor, box(4, 4), "red", candidates=1, seed=0, steps=2)
+    with pytest.raises(InvalidInput, match="holds another session"):
+        theirs.save(tmp_path)
+    Image.open(tmp_path / "000.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "000.png")
+    with pytest.raises(InvalidInput, match=r"000.png is another picture"):
+        Session.load(tmp_path)
+
+
+def test_a_candidate_that_will_not_be_is_refused_before_the_edit() -> None:
+    session, model = Session(photograph()), GaussianModel()
+    with pytest.raises(InvalidInput, match="candidate 2: there are 0 to 1"):
+        session.edit(Editor(model), box(4, 4), "red", choose=2, candidates=2, steps=2)
+    assert model.calls == 0

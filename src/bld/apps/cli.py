@@ -108,7 +108,8 @@ def edit(
             quiet_libraries()
             editor = Editor.from_pretrained(model, ranker=ranker, device=device, dtype=dtype)  # type: ignore[arg-type]
             result = editor.edit(image, mask, prompt, options=options, progress=progress)
-        facts = record(result, Inputs(str(image), str(mask), device, dtype, ranker))
+        chosen = ranker if result.ranker else "none"  # a later version of the model may have one
+        facts = record(result, Inputs(str(image), str(mask), device, dtype, chosen))
         write(result, facts, stage, metadata=not no_metadata)
     report(result, facts, output, as_json=as_json)
 
@@ -138,6 +139,7 @@ def reconstruct(
     if more and candidates is None:
         raise InvalidInput(f"{more[0]}: expected one folder; candidates are named with --candidates")
     numbers = numbers_below(" ".join([candidates or "0", *(more or ())]), len(facts["candidates"]))
+    places = [facts["candidates"][number]["number"] for number in numbers]  # in the edit itself
     before = request(facts)
     options = dataclasses.replace(before, tune_candidates=len(numbers), **changes)
     changed = changed_inputs(facts)
@@ -171,8 +173,9 @@ def reconstruct(
         ]
         result = dataclasses.replace(result, candidates=tuple(scored))
         # The command that makes these again makes all candidates, each at its own place.
-        whole = dataclasses.replace(options, candidates=before.candidates, tune_candidates=max(numbers) + 1)
-        made = record(dataclasses.replace(result, options=whole), inputs, numbers)
+        whole = dataclasses.replace(options, candidates=before.candidates, tune_candidates=max(places) + 1)
+        made = record(dataclasses.replace(result, options=whole), inputs, places)
+        made["ranker"] = facts.get("ranker")
         write(result, made, stage, metadata=not no_metadata)
     report(result, made, target, as_json=as_json)
 
@@ -204,7 +207,7 @@ def visualize(
     refuse_unreadable(image, mask, options)
     if mp4:
         pictures.film_writer()  # or it says what to install
-    with staged(output, ("strip.png", "latents.png", "process.gif", *["process.mp4"] * mp4)) as stage:
+    with staged(output, ("strip.png", "latents.png", "process.gif", "process.mp4")) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()
@@ -235,7 +238,7 @@ def numbers_below(text: str, count: int) -> list[int]:
 def report(result: "EditResult", facts: dict[str, Any], output: Path, *, as_json: bool) -> None:
     """Say what was made: the record as JSON, or the notes and where the pictures are."""
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(facts, indent=2))
         return
     for note in result.notes:
         typer.echo(f"note: {note}")
@@ -252,11 +255,13 @@ def info(
 
     facts = read(picture)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(facts, indent=2))
         return
-    candidate = facts["candidate"]
+    candidate, ranker = facts["candidate"], facts.get("ranker")
     typer.echo(f"prompt     {facts['request']['prompt']}")
     typer.echo(f"model      {facts['model']['name']} ({facts['model']['revision']})")
+    if ranker:
+        typer.echo(f"ranker     {ranker['name']} ({ranker['revision']})")
     typer.echo(
         f"candidate  {candidate['number']} of {facts['request']['candidates']}, seed {candidate['seed']}"
     )
@@ -270,9 +275,7 @@ def info(
 def train(
     part: Annotated[
         str,
-        typer.Argument(
-            help="autoencoder, text-to-image, decoder, ranker, judge, export, sheet, or all in order"
-        ),
+        typer.Argument(help="autoencoder, text-to-image, ranker, judge, export, sheet, or all in order"),
     ],
     data: Annotated[Path, typer.Option(help="folder of the training tars")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run")] = Path("runs/mini"),
@@ -317,7 +320,8 @@ def main() -> int:
         return code
 
     try:
-        return int(app(standalone_mode=False) or 0)
+        code = int(app(standalone_mode=False) or 0)
+        return fail("interrupted", code) if code == INTERRUPTED else code
     except typer.TyperException as error:
         message = error.format_message().rstrip(".")
         return fail(f"{message}; see bld --help", BAD_INPUT)
@@ -325,7 +329,7 @@ def main() -> int:
         return fail("interrupted", INTERRUPTED)
     except (InvalidInput, ModelUnavailable, MissingExtra) as error:
         return fail(str(error), BAD_INPUT)
-    except BldError as error:
+    except (BldError, OSError) as error:
         return fail(str(error), 1)
 
 

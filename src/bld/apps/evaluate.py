@@ -23,12 +23,14 @@ from bld.options import EditOptions
 
 TILE = 192  # px, longer side
 
-app = typer.Typer(name="eval", help="Measure edits as the paper does.", no_args_is_help=True)
+app = typer.Typer(name="eval", help="Measure edits as the paper does.", invoke_without_command=True)
 
 
 @app.callback()
-def _group() -> None:
-    """Without it, typer would take the only command for the group itself."""
+def _group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -44,14 +46,17 @@ def sensitivity(
     other_prompt: Annotated[
         list[str] | None, typer.Option(help="the prompt in other words; may be given several times")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="how many edits of each, side by side", min=1)] = 4,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help=f"how many edits of each (default {EditOptions.candidates})", min=1, max=256),
+    ] = None,
     model: ModelName = MODEL,
     device: Device = AUTO,
     dtype: Precision = AUTO,
     changes: dict[str, Any],
 ) -> None:
     """The same edit with one thing changed at a time: prompt, mask, a turn, a blur. One contact sheet."""
-    options = EditOptions(**{**changes, "candidates": seeds})
+    options = EditOptions(**changes, candidates=seeds or EditOptions.candidates)
     import numpy as np
     from PIL import Image
 

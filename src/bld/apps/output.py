@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from bld.images import Photograph, save_png, to_pil, write_text_atomic
 if TYPE_CHECKING:
     from PIL import Image
 
-ENTRIES = ("candidates", "result.png", "grid.png", "edit.json", "latents.safetensors")
+RECORD = "edit.json"
+ENTRIES = ("candidates", "result.png", "grid.png", RECORD, "latents.safetensors")
 TILE, COLUMNS = 256, 6  # grid: largest side of a tile in px, tiles in a row
 
 
@@ -28,16 +29,28 @@ def staged(folder: Path, entries: Sequence[str] = ENTRIES) -> Iterator[Path]:
     """A folder to write `entries` into that takes its place as `folder` when the block ends well.
 
     What an earlier run left there is replaced, other files stay. If the block fails, or is
-    interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written.
+    interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written, or
+    holds files of an edit's names without an edit's record.
     """
+    made: list[Path] = []
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
             raise InvalidInput(f"--output {folder}: a file of that name is in the way")
+        if RECORD in entries and not (folder / RECORD).exists():
+            foreign = [entry for entry in entries if (folder / entry).exists()]
+            if foreign:
+                raise InvalidInput(
+                    f"--output {folder}: {foreign[0]} is there, but no {RECORD}, so bld did not write it; "
+                    "choose another folder"
+                )
         if folder.exists() and not os.access(folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
-        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        made = _make_parents(folder)
+        # Within the folder if there is one: it may be a mount, and nothing moves between file systems.
+        place = folder if folder.exists() else folder.parent
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=place))
     except OSError as error:
+        _remove(made)
         raise InvalidInput(
             f"--output {folder}: cannot be written ({error.strerror}); choose another folder"
         ) from error
@@ -45,18 +58,44 @@ def staged(folder: Path, entries: Sequence[str] = ENTRIES) -> Iterator[Path]:
         yield stage
         stage.chmod(0o755)
         _take_place(stage, folder, entries)
+        made = []
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        _remove(made)
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Make the folders that `folder` lies in; returns those that were missing, innermost first."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove(folders: Sequence[Path]) -> None:
+    """Remove empty folders; what another program has put something into stays."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _take_place(stage: Path, folder: Path, entries: Sequence[str]) -> None:
+    """Move the stage, or what is in it, to where it belongs; on any failure, put the old things back."""
     if not folder.exists():
         stage.replace(folder)
         return
-    for entry in entries:
-        if (folder / entry).is_dir():
-            shutil.rmtree(folder / entry)
-        (stage / entry).replace(folder / entry)
+    old = stage / ".old"
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for entry in entries:
+            for source, target in ((folder / entry, old / entry), (stage / entry, folder / entry)):
+                if source.exists():
+                    source.replace(target)
+                    moved.append((source, target))
+    except BaseException:
+        for source, target in reversed(moved):
+            target.replace(source)
+        raise
 
 
 def write(result: EditResult, facts: dict[str, Any], folder: Path, *, metadata: bool) -> None:
@@ -70,7 +109,7 @@ def write(result: EditResult, facts: dict[str, Any], folder: Path, *, metadata: 
             shutil.copyfile(path, folder / "result.png")
     grid(result).save(folder / "grid.png")
     write_latents(result.latents, folder / "latents.safetensors")
-    write_text_atomic(folder / "edit.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    write_text_atomic(folder / RECORD, json.dumps(facts, indent=2) + "\n")
 
 
 def write_latents(latents: Latents, path: Path) -> None:

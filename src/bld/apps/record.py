@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import platform
 import shlex
 from collections.abc import Sequence
@@ -49,13 +50,14 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
         },
         "inputs_sha256": {"image": _sha256(inputs.image), "mask": _sha256(inputs.mask)},
         "model": {"name": result.model, "revision": result.revision},
+        "ranker": {"name": result.ranker, "revision": result.ranker_revision} if result.ranker else None,
         "crop": {"box": list(result.crop.box), "size": list(result.crop.size)},
         "candidates": [
             {
                 "file": f"candidates/{i:02d}.png",
                 "number": i if numbers is None else numbers[i],
                 "seed": candidate.seed,
-                "score": candidate.score,
+                "score": _finite(candidate.score),
                 "reconstruction": candidate.reconstruction,
                 "background_max_error": candidate.fidelity.max_error,
                 "background_psnr": candidate.fidelity.psnr,
@@ -80,7 +82,7 @@ def text_chunk(facts: dict[str, Any], number: int) -> dict[str, str]:
     """The PNG text of one candidate. Timings stay out, so that a rerun gives the same bytes."""
     kept = {key: value for key, value in facts.items() if key not in ("seconds", "candidates")}
     kept["candidate"] = facts["candidates"][number]
-    return {TEXT_KEY: json.dumps(kept, ensure_ascii=False)}
+    return {TEXT_KEY: json.dumps(kept)}
 
 
 def read(picture: Path) -> dict[str, Any]:
@@ -92,7 +94,13 @@ def read(picture: Path) -> dict[str, Any]:
         raise InvalidInput(
             f"{picture} does not say how it was made: not a PNG that bld wrote, or written with --no-metadata"
         )
-    facts: dict[str, Any] = json.loads(text)
+    try:
+        facts: dict[str, Any] = json.loads(text)
+        if facts["format"] != FORMAT:
+            raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
+        request(facts)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{picture}: what it says of itself cannot be read ({error})") from error
     return facts
 
 
@@ -143,6 +151,11 @@ def changed_inputs(facts: dict[str, Any]) -> list[str]:
         elif _sha256(path) != digest:
             lines.append(f"{what} {path} has changed since")
     return lines
+
+
+def _finite(score: float | None) -> float | None:
+    """JSON has no NaN: a score that is not a number is none."""
+    return score if score is not None and math.isfinite(score) else None
 
 
 def _sha256(path: str) -> str:

@@ -1,5 +1,6 @@
 """From a model's name to a model: the bundled one, a folder, or a repository of the hub."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,3 +90,19 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     if dtype not in precisions:
         raise InvalidInput(f"--dtype {dtype}: choose one of auto, {', '.join(precisions)}")
     return precisions[dtype]
+
+
+def fingerprint(folder: Path, parts: Sequence[str] = (".",)) -> str:
+    """A short name for the weights: sha256 over each safetensors file's name, size and 64 samples of it.
+
+    Samples, because reading gigabytes would take longer than loading them; training moves them all.
+    """
+    total = hashlib.sha256()
+    for file in sorted(file for part in parts for file in (folder / part).glob("*.safetensors")):
+        size = file.stat().st_size
+        total.update(f"{file.relative_to(folder)} {size}".encode())
+        with file.open("rb") as content:
+            for i in range(64):
+                content.seek(size * i // 64)
+                total.update(content.read(1 << 14))
+    return total.hexdigest()[:12]

@@ -1,7 +1,6 @@
 """The Stable Diffusion family: any diffusers folder in the SD 1.x or 2.x layout, and the bundled model."""
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import Level, Trajectory
+from bld.models.load import fingerprint
 from bld.models.trajectory import ddim, start
 from bld.options import EditOptions
 
@@ -57,7 +57,7 @@ class UNetModel:
                 f"{self.vae.config.latent_channels} (an inpainting model?); use a text-to-image model"
             )
         self.device, self.dtype = device, dtype
-        self.name, self.revision = name, digest(folder)
+        self.name, self.revision = name, fingerprint(folder, PARTS)
         self.latent_factor = factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.native_size = int(self.unet.config.sample_size) * factor
         self.multiple = factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
@@ -188,19 +188,3 @@ def check_layout(folder: Path) -> dict[str, Any]:
             f"{folder}: made of {', '.join(found)}; only Stable Diffusion 1.x and 2.x folders load so far"
         )
     return index
-
-
-def digest(folder: Path) -> str:
-    """A short name for the weights: sha256 over each safetensors file's name, size and 64 samples of it.
-
-    Samples, because reading gigabytes would take longer than loading them; training moves them all.
-    """
-    total = hashlib.sha256()
-    for file in sorted(file for part in PARTS for file in (folder / part).glob("*.safetensors")):
-        size = file.stat().st_size
-        total.update(f"{file.relative_to(folder)} {size}".encode())
-        with file.open("rb") as content:
-            for i in range(64):
-                content.seek(size * i // 64)
-                total.update(content.read(1 << 14))
-    return total.hexdigest()[:12]

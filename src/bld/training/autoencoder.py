@@ -60,13 +60,11 @@ def laplacian(x: torch.Tensor, levels: int = 3) -> list[torch.Tensor]:
     return bands
 
 
-def reconstruction_loss(
-    y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, edges: float = 0.5
-) -> torch.Tensor:
-    """Weighted L1 in pixels and, times `edges`, in three Laplacian bands, which plain L1 leaves soft."""
+def reconstruction_loss(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted L1 in pixels and, by half, in three Laplacian bands, which plain L1 leaves soft."""
     pixel = ((y - x).abs() * weight).mean()
     bands = sum((a - b).abs().mean() for a, b in zip(laplacian(y), laplacian(x), strict=True))
-    return pixel + edges * bands
+    return pixel + 0.5 * bands
 
 
 def noisy(z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -128,34 +126,6 @@ def train(recipe: Recipe, compositor: Compositor, folder: Path) -> AutoencoderKL
     log.info("autoencoder: %.2f dB on composites", quality(vae, compositor, generator))
     vae.save_pretrained(folder / "autoencoder")
     return vae
-
-
-def polish(recipe: Recipe, compositor: Compositor, folder: Path) -> None:
-    """Train the decoder on, with the encoder frozen, so the UNet's latents stay what they are.
-
-    Writes `folder/vae`, the autoencoder that ships. Edges weigh twice as much as before.
-    """
-    torch.manual_seed(recipe.seed)
-    generator = seeded(recipe.seed + 4)
-    r = recipe.autoencoder
-    vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder / "autoencoder")
-    vae = vae.to(torch.get_default_device(), memory_format=torch.channels_last).requires_grad_(False)
-    vae.decoder.requires_grad_(True)
-    modules = {"decoder": vae.decoder}
-    run = Run(folder, "decoder", modules, generator, r.polish, r.batch, r.learning_rate / 2)
-
-    def step() -> torch.Tensor:
-        x, alpha = crops(compositor, r.batch, r.crop, generator)
-        x = x.to(memory_format=torch.channels_last)
-        with half_precision():
-            z = vae.encode(x).latent_dist.mean.float()
-            y = vae.decode(noisy(z, generator)).sample.float()
-        return reconstruction_loss(y, x, 1 + alpha, edges=1.0)
-
-    run.train(step)
-    run.averaged("decoder")
-    log.info("autoencoder: %.2f dB on composites, polished", quality(vae, compositor, generator))
-    vae.save_pretrained(folder / "vae")
 
 
 @torch.no_grad()

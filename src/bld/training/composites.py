@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from bld.training.data import SPRITE_FILL, Sprites
 
+EMPTY = 0.09  # of the pictures, without an object
 Uniform = Callable[..., torch.Tensor]  # (low, high, *shape): evenly drawn numbers
 
 
@@ -78,17 +79,9 @@ class Compositor:
     model of few samples makes of a prompt before it sees any structure.
     """
 
-    def __init__(
-        self,
-        sprites: Sprites,
-        backgrounds: torch.Tensor,
-        *,
-        empty: float = 0.09,
-        shadows: bool = True,
-    ) -> None:
+    def __init__(self, sprites: Sprites, backgrounds: torch.Tensor) -> None:
         here = torch.get_default_device()
         self.sprites, self.backgrounds = sprites.to(here), backgrounds.to(here)
-        self.empty, self.shadows = empty, shadows
         # Names are drawn evenly, whatever number of cut-outs shows each.
         counts = torch.bincount(self.sprites.name).float()
         self.weights = 1 / counts[self.sprites.name]
@@ -109,7 +102,7 @@ class Compositor:
         rgb, alpha = self._object(which, place)
         scene = self._scene(batch, generator, uniform)
         rgb = self._lit(rgb, alpha, scene, uniform)
-        shown = (uniform(0, 1, batch) >= self.empty).float()[:, None, None, None]
+        shown = (uniform(0, 1, batch) >= EMPTY).float()[:, None, None, None]
         alpha, rgb = alpha * shown, rgb * shown
         shadow = self._shadow(which, place, uniform) * shown
         image = scene * (1 - shadow) * (1 - alpha) + rgb
@@ -204,6 +197,6 @@ class Compositor:
 
         soft = torch.maximum(0.5 * ellipse(1.1, 0.32, lean), 0.9 * ellipse(0.75, 0.10, 0 * lean))
         cast = (uniform(0, 1, batch) > 0.25) & ~self.sprites.flies[which]
-        strength = uniform(0.35, 0.65, batch) * cast * self.shadows
+        strength = uniform(0.35, 0.65, batch) * cast
         shadow: torch.Tensor = (soft * strength[:, None, None])[:, None]
         return shadow

@@ -26,13 +26,14 @@ def export(run: Path, target: Path, *, guidance_scale: float) -> None:
 
     The folder appears whole or not at all. Raises InvalidInput if a part has not been trained yet.
     """
-    missing = [part for part in CLASSES if not (run / part).is_dir()]
+    sources = {part: run / ("autoencoder" if part == "vae" else part) for part in CLASSES}
+    missing = [source.name for source in sources.values() if not source.is_dir()]
     if missing:
         raise InvalidInput(f"{run} has no {', '.join(missing)} yet: train it first")
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     for part in CLASSES:
-        shutil.copytree(run / part, fresh / part)
+        shutil.copytree(sources[part], fresh / part)
         _forget_origin(fresh / part / "config.json")
         for weights in (fresh / part).glob("*.safetensors"):
             _halve(weights, prefix="text_model." if part == "text_encoder" else "")

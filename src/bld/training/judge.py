@@ -1,7 +1,8 @@
 """The judge: a small classifier that says what stands in a picture. For evaluation only.
 
-It shares nothing with the generator: another architecture, both styles of cut-outs, its own
-backgrounds, seeds and augmentations. It never ranks or chooses, or it would stop being a judge.
+It sees the same kind of composites as the generator, and shares nothing else with it: another
+architecture, both styles of cut-outs, its own backgrounds, seeds and augmentations. It never ranks or
+chooses, or it would stop being a judge.
 """
 
 import logging

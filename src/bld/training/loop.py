@@ -115,8 +115,8 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"].cpu())
 
-    def train(self, step: Callable[[], torch.Tensor], *, watch: Callable[[int], None] | None = None) -> None:
-        """Run until `samples` are done. `watch(done)` is called at every checkpoint."""
+    def train(self, step: Callable[[], torch.Tensor]) -> None:
+        """Run until `samples` are done."""
         started, saved = time.monotonic(), time.monotonic()
         losses: list[torch.Tensor] = []
         while self.done < self.samples:
@@ -141,8 +141,6 @@ class Run:
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self.save()
                 saved = time.monotonic()
-                if watch:
-                    watch(self.done)
         self.save()
 
     def log(self, losses: Iterable[torch.Tensor], factor: float, seconds: float) -> None:

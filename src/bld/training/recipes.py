@@ -11,7 +11,6 @@ class Autoencoder:
     channels: tuple[int, ...]
     groups: int
     samples: int  # crops seen in all
-    polish: int  # crops on which the decoder alone is trained on, at the end
     batch: int = 16
     crop: int = 64  # px
     learning_rate: float = 8e-4
@@ -80,7 +79,7 @@ RECIPES: dict[str, Recipe] = {
     # Two CPU cores, about four hours.
     "cpu": Recipe(
         size=128,
-        autoencoder=Autoencoder(channels=(16, 32, 64, 128), groups=8, samples=50_000, polish=24_000),
+        autoencoder=Autoencoder(channels=(16, 32, 64, 128), groups=8, samples=50_000),
         text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=500_000),
         ranker=Ranker(samples=60_000),
         judge=Judge(samples=60_000),
@@ -88,7 +87,7 @@ RECIPES: dict[str, Recipe] = {
     # A few seconds: the whole path with real parts, for tests and for rehearsing a long run.
     "tiny": Recipe(
         size=64,
-        autoencoder=Autoencoder(channels=(8, 8, 16, 16), groups=4, samples=64, polish=16, crop=32, batch=8),
+        autoencoder=Autoencoder(channels=(8, 8, 16, 16), groups=4, samples=64, crop=32, batch=8),
         text_to_image=TextToImage(
             channels=(32, 32, 64),
             groups=8,

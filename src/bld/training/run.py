@@ -20,18 +20,16 @@ from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
 log = logging.getLogger(__name__)
-Part = Literal["autoencoder", "text-to-image", "decoder", "ranker", "judge", "export", "sheet", "all"]
+Part = Literal["autoencoder", "text-to-image", "ranker", "judge", "export", "sheet", "all"]
 MADE = {
     "autoencoder": "autoencoder",
     "text-to-image": "unet",
-    "decoder": "vae",
     "ranker": "ranker",
     "judge": "judge",
 }
 LENGTHS = {  # where the recipe says how long a part trains
     "autoencoder": ("autoencoder", "samples"),
     "text-to-image": ("text_to_image", "samples"),
-    "decoder": ("autoencoder", "polish"),
     "ranker": ("ranker", "samples"),
     "judge": ("judge", "samples"),
 }
@@ -72,16 +70,27 @@ class Training:
         return vae.eval().requires_grad_(False)
 
     def text_to_image(self) -> None:
-        if self.start_from:
-            for part, taken in (("vae", "autoencoder"), ("tokenizer", "tokenizer")):
-                if not (self.folder / taken).is_dir():
-                    shutil.copytree(self.start_from / part, self.folder / taken)
+        if self.start_from and not (self.folder / "text_to_image.pt").exists():
+            self.begin_with(self.start_from)
         r, vae = self.recipe, self.vae()
         text_to_image.train(r, self.compositor(7), vae, self.names, self.folder, self.start_from)
 
-    def decoder(self) -> None:
-        self.need("autoencoder")
-        autoencoder.polish(self.recipe, self.compositor(17), self.folder)
+    def begin_with(self, model: Path) -> None:
+        """Take a model's autoencoder and tokenizer: its UNet knows no others.
+
+        Raises InvalidInput for a folder that is no model of the recipe's sizes, or if the run has its own.
+        """
+        text_to_image.check_sizes(self.recipe, model)
+        takes = {"vae": "autoencoder", "tokenizer": "tokenizer"}
+        for part, taken in takes.items():
+            mine = self.folder / taken
+            if mine.is_dir() and any(
+                not (mine / file.name).is_file() or (mine / file.name).read_bytes() != file.read_bytes()
+                for file in (model / part).iterdir()
+            ):
+                raise InvalidInput(f"{self.folder} has another {taken} than {model}: start in another folder")
+        for part, taken in takes.items():
+            shutil.copytree(model / part, self.folder / taken, dirs_exist_ok=True)
 
     def need(self, part: str) -> None:
         """Raise InvalidInput unless `part` has been trained."""
@@ -110,6 +119,8 @@ class Training:
         from bld.training import sheet
 
         model = self.folder / "model"
+        if not (model / "judge").is_dir():
+            raise InvalidInput(f"{model} is no model with a judge yet: run bld train judge and export first")
         critic = ResNetForImageClassification.from_pretrained(model / "judge", dtype=torch.float32)
         editor = Editor.from_pretrained(str(model))
         exams = sheet.examine(editor, critic.eval(), self.names, self.data, count=64, seed=0)

@@ -1,5 +1,6 @@
 """The text-to-image model: a small UNet and its text encoder, trained together on cached latents."""
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from bld.training.recipes import SCHEDULER, Recipe, TextToImage
 from bld.training.vocabulary import EMPTY_SCENE, Name, captions
 
 log = logging.getLogger(__name__)
+ALIKE = 63  # latents beside its own that a picture's caption may mean
 NULL_CAPTION = 0.045  # of the composites with an object; with the empty scenes, 10 % of all captions
 
 
@@ -76,10 +78,11 @@ def noise_levels() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Timesteps:
-    """Draws timesteps: 85 % with log-SNR from N(-2, 2), where a latent of 16x16 is decided, 15 % evenly.
+    """Draws timesteps: 65 % with log-SNR from N(-2, 2), 20 % from the noisiest tenth, 15 % evenly.
 
-    At -6 a prompt and where its object stands begin to show in the noise, at 0 all but texture is settled.
-    Log-SNRs are spread over each batch: one draw from each of as many equal shares as it has pictures.
+    In the noisiest tenth (log-SNR under -6) there is but the prompt to tell a shape by; from there to 0 a
+    latent of 16x16 is decided, all but its texture. Log-SNRs are spread over each batch: one draw from each
+    of as many equal shares as it has pictures.
     """
 
     def __init__(self) -> None:
@@ -91,7 +94,9 @@ class Timesteps:
         wanted = -2 + 2 * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6))
         nearest = 1000 - torch.searchsorted(self.log_snr.flip(0).contiguous(), wanted)
         even = torch.randint(1000, (batch,), generator=generator)
-        return torch.where(torch.rand(batch, generator=generator) < 0.85, nearest.clamp(0, 999), even)
+        kind = torch.randperm(batch, generator=generator) / batch
+        rest = torch.where(kind < 0.85, 900 + even // 10, even)
+        return torch.where(kind < 0.65, nearest.clamp(0, 999), rest)
 
 
 class Captions:
@@ -174,11 +179,36 @@ class LatentBank:
         pick = torch.randint(min(self.drawn, len(self.z)), (batch,), generator=generator)
         return self.z[pick], self.region[pick], self.name[pick]
 
+    def alike(self, name: torch.Tensor, anything: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Latents that the same caption could stand for: ALIKE of each name, or of all where `anything`.
+
+        name: b; anything: b, bool. Returns b ALIKE 4 s s.
+        """
+        fits = (self.name[: self.drawn] == name[:, None]) | anything[:, None]
+        return self.z[torch.multinomial(fits.float(), ALIKE, replacement=True, generator=generator)]
+
+
+def expected(
+    z: torch.Tensor, alike: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """E[z | noisy, caption] over z itself and latents that the caption fits as well: b 4 s s.
+
+    What the network should answer is this mean, not the one z that made the noisy latent. Where noise
+    leaves nothing of z, that z is a target of much chance, and a shape takes long to show in it (stable
+    target fields; Xu, Tong and Jaakkola 2023). With little noise the mean is z.
+    """
+    pool = torch.cat([z[:, None], alike], 1)
+    apart = (noisy[:, None] - signal[:, None] * pool).square().sum((2, 3, 4))
+    weight = (-apart / (2 * sigma.view(-1, 1).square())).softmax(1)
+    mean: torch.Tensor = (weight[..., None, None, None] * pool).sum(1)
+    return mean
+
 
 def v_loss(
     unet: Callable[..., tuple[torch.Tensor]],
     text: torch.Tensor,
     z: torch.Tensor,
+    alike: torch.Tensor,
     region: torch.Tensor,
     timestep: torch.Tensor,
     levels: tuple[torch.Tensor, torch.Tensor],
@@ -192,21 +222,33 @@ def v_loss(
     signal, sigma = (level[timestep].view(-1, 1, 1, 1) for level in levels)
     eps = torch.randn(z.shape, generator=generator)
     noisy = (signal * z + sigma * eps).to(memory_format=torch.channels_last)
+    z = expected(z, alike, noisy, signal, sigma)
+    eps = (noisy - signal * z) / sigma
     v = unet(noisy, timestep, text, return_dict=False)[0].float()
     weight = 0.25 + 0.75 * region.mean(0)
     return ((v - (signal * eps - sigma * z)).square() * weight / weight.mean()).mean()
 
 
-def load_weights(model: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-    """Put the weights of the model folder into `unet` and `text_encoder`.
-
-    Raises InvalidInput if its sizes differ.
-    """
+def check_sizes(recipe: Recipe, model: Path) -> None:
+    """Raise InvalidInput unless `model` is a model folder of the recipe's sizes."""
+    r = recipe.text_to_image
     try:
-        unet.load_state_dict(UNet2DConditionModel.from_pretrained(model / "unet").state_dict())
-        text_encoder.load_state_dict(CLIPTextModel.from_pretrained(model / "text_encoder").state_dict())
-    except RuntimeError as error:
-        raise InvalidInput(f"cannot start from {model}: its sizes are not those of the recipe") from error
+        unet, text = (
+            json.loads((model / part / "config.json").read_text(encoding="utf-8"))
+            for part in ("unet", "text_encoder")
+        )
+        text_sizes = [text[key] for key in ("hidden_size", "num_hidden_layers", "max_position_embeddings")]
+        found = [unet["sample_size"], unet["block_out_channels"], *text_sizes]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"cannot start from {model}: not the folder of a model ({error})") from error
+    if found != [recipe.size // 8, list(r.channels), r.text_width, r.text_layers, r.tokens]:
+        raise InvalidInput(f"cannot start from {model}: its sizes are not those of the recipe")
+
+
+def load_weights(model: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    """Put the weights of the model folder, which `check_sizes` has passed, into the two networks."""
+    unet.load_state_dict(UNet2DConditionModel.from_pretrained(model / "unet").state_dict())
+    text_encoder.load_state_dict(CLIPTextModel.from_pretrained(model / "text_encoder").state_dict())
 
 
 def train(
@@ -220,7 +262,7 @@ def train(
     """Train (or go on training) UNet and text encoder; writes `folder/unet`, `text_encoder`, `tokenizer`.
 
     `start_from` is a model folder of the same recipe whose weights a fresh run begins with, reading by the
-    tokenizer that lies in `folder`. Raises InvalidInput if they do not fit.
+    tokenizer that lies in `folder`; a run that has a checkpoint goes on from that.
     """
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 2)
@@ -256,9 +298,12 @@ def train(
             bank.refill(32, generator)
             owed -= 32
         z, region, name = bank.draw(r.batch, generator)
+        ids, timestep = words.draw(name, generator), timesteps.draw(r.batch, generator)
+        empty = ids[:, 1] == tokenizer.eos_token_id
+        alike = bank.alike(name, empty, generator)
         with half_precision():
-            text = text_encoder(words.draw(name, generator)).last_hidden_state
-            return v_loss(denoise, text, z, region, timesteps.draw(r.batch, generator), levels, generator)
+            text = text_encoder(ids).last_hidden_state
+            return v_loss(denoise, text, z, alike, region, timestep, levels, generator)
 
     # On a CPU the fused attention kernels run one small product at a time: a third slower in all.
     on_cpu = torch.get_default_device().type == "cpu"
