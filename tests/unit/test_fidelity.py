@@ -8,6 +8,7 @@ from skimage.metrics import structural_similarity
 
 from bld.fidelity import fidelity
 from bld.images import Photograph
+from bld.masks import Box
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -75,3 +76,16 @@ def test_the_seam_is_what_the_edge_shows_beyond_the_photograph() -> None:
     flat = np.full((20, 20, 3), 100, np.uint8)
     stepped = flat + (10 * mask[..., None]).astype(np.uint8)
     assert fidelity(Photograph(flat), Photograph(stepped), mask).seam == pytest.approx(10), "a level at least"
+
+
+@pytest.mark.parametrize("box", [Box(30, 40, 25, 20), Box(0, 0, 25, 20), Box(75, 75, 25, 25)])
+def test_a_box_saves_work_and_changes_nothing(box: Box) -> None:
+    """Numbers of the whole photograph, from a look at the part of it that may differ."""
+    rng = np.random.default_rng(0)
+    before = rng.integers(0, 256, (100, 100, 3)).astype(np.uint8)
+    after = before.copy()
+    after[box.slices] = rng.integers(0, 256, (box.height, box.width, 3))
+    mask = np.zeros((100, 100), np.float32)
+    mask[box.top + 5 : box.top + 15, box.left + 5 : box.left + 15] = 1
+    whole = fidelity(Photograph(before), Photograph(after), mask)
+    assert fidelity(Photograph(before), Photograph(after), mask, box) == pytest.approx(whole, rel=1e-9)
