@@ -287,7 +287,7 @@ def train(
     )  # fmt: skip
     denoise: Any = torch.compile(unet) if r.compiled else unet
     bank = LatentBank(vae, compositor, r.bank)
-    while bank.drawn < min(r.bank, 1024):
+    while bank.drawn < min(r.bank, 4096):
         bank.refill(32, generator)
     owed = 0.0
 
