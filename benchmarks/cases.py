@@ -1,10 +1,12 @@
 """What the benchmarks share: cases on held-out scenes, and edits whose inner parts can be exchanged."""
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -32,6 +34,15 @@ class Case:
     name: Name
 
 
+def arguments(what: str | None, *, cases: int) -> argparse.ArgumentParser:
+    """The flags that every benchmark on cases has."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training tars")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--cases", type=int, default=cases)
+    return parser
+
+
 def cases(
     data: Path, count: int, mask: Callable[[int, np.random.Generator], Array], seed: int = 0
 ) -> list[Case]:
@@ -46,8 +57,6 @@ def cases(
 
 
 def _scaled(crop: Array) -> Array:
-    import cv2
-
     return np.asarray(cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
 
 
@@ -75,5 +84,5 @@ def sampled(
 
 def checked(model: LatentModel, case: Case, **options: Any) -> Task:
     """The case as a task of the editor."""
-    asked = EditOptions(**options)
-    return check(model, case.photograph, case.mask, case.name.phrase(), replace(asked, candidates=1))
+    asked = EditOptions(candidates=1, **options)
+    return check(model, case.photograph, case.mask, case.name.phrase(), asked)

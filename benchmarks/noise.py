@@ -6,13 +6,11 @@ The paper draws new noise for the background at every step. The other way is to 
 background then follows one path from noise to clean, as a deterministic sampler's own would.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from cases import cases, checked, sampled
+from cases import arguments, cases, checked, sampled
 from ranking import load_judge, probability
 
 from bld import Editor
@@ -39,12 +37,7 @@ def fixed(
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the training tars")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--cases", type=int, default=64)
+    parser = arguments(__doc__, cases=64)
     parser.add_argument("--candidates", type=int, default=4)
     given = parser.parse_args()
     editor, judge = Editor.from_pretrained(given.model), load_judge(given.model)

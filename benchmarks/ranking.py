@@ -6,13 +6,11 @@
 probability of the prompted name. Top and bottom fifth are five candidates each.
 """
 
-import argparse
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import torch
-from cases import cases, checked, sampled
+from cases import arguments, cases, checked, sampled
 from transformers import ResNetForImageClassification
 
 from bld import Editor
@@ -24,8 +22,6 @@ from bld.training.crops import look, squared
 from bld.training.judge import classify
 from bld.training.sheet import random_mask
 from bld.training.vocabulary import Name, vocabulary
-
-FIFTH = 5  # of 24
 
 
 def load_judge(model: str) -> ResNetForImageClassification:
@@ -48,12 +44,7 @@ def probability(
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the training tars")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--cases", type=int, default=32)
+    parser = arguments(__doc__, cases=32)
     parser.add_argument("--candidates", type=int, default=24)
     parser.add_argument("--steps", type=int, default=50)
     given = parser.parse_args()
@@ -71,7 +62,8 @@ def main() -> None:
         for by, rows in fifths.items():
             order = list(rank(editor.ranker, pictures, seen, task.prompt, by).order)
             ordered = judged[order]
-            rows.append([ordered[0], ordered[:FIFTH].mean(), ordered[-FIFTH:].mean(), ordered.mean()])
+            fifth = max(1, round(len(ordered) / 5))
+            rows.append([ordered[0], ordered[:fifth].mean(), ordered[-fifth:].mean(), ordered.mean()])
     print("| ranked by | first | top fifth | bottom fifth | all |\n|---|---|---|---|---|")
     for by, rows in fifths.items():
         print(f"| {by} | " + " | ".join(f"{value:.3f}" for value in np.mean(rows, 0)) + " |")

@@ -6,14 +6,12 @@ Lines and rings of 2 to 8 px on photographs of 256 px. An edit shows if the rank
 the box of the mask better than in the untouched photograph (a positive margin of the CLIP cosine).
 """
 
-import argparse
-from pathlib import Path
-
 import cv2
 import numpy as np
-from cases import Array, Case, cases, checked, sampled
+from cases import Array, Case, arguments, cases, checked, sampled
 
 from bld import Editor
+from bld.images import from_tensor
 from bld.masks import FloatArray, latent_mask, shrink_schedule
 from bld.rank import views
 from bld.task import Task
@@ -54,8 +52,6 @@ def margins(editor: Editor, case: Case, steps: int, seed: int) -> dict[tuple[str
         assert editor.ranker is not None
         return editor.ranker.score(views(picture, seen, "crop")[0], task.prompt)
 
-    from bld.images import from_tensor
-
     before, found = score(from_tensor(task.x())[0]), {}
     for name, latent in (("nearest", by_nearest), ("coverage", by_coverage)):
         for shrink in (False, True):
@@ -68,12 +64,7 @@ def margins(editor: Editor, case: Case, steps: int, seed: int) -> dict[tuple[str
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the training tars")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--cases", type=int, default=64)
+    parser = arguments(__doc__, cases=64)
     parser.add_argument("--steps", type=int, default=50)
     given = parser.parse_args()
     editor = Editor.from_pretrained(given.model)
