@@ -28,10 +28,10 @@ class TextToImage:
     tokens: int = 24
     naming: int = 200  # batches of captions that the text encoder reads before the first picture
     vocabulary: int = 1536
-    batch: int = 32
+    batch: int = 16
     bank: int = 12_288  # latents kept; each serves `reuse` times before it is replaced
     reuse: int = 12
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     compiled: bool = True  # torch.compile: minutes at the start, a third faster from then on
 
 
