@@ -76,7 +76,7 @@ def sampled(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     masks = [torch.from_numpy(m).to(z_init) for m in m_latent]
     z = z_init
-    for z in by(model.trajectory(task.prompt, task.options), z_init, masks, generators):  # noqa: B007
+    for z in by(model.trajectory(task.prompt, task.options, task.grid), z_init, masks, generators):  # noqa: B007
         pass
     x, m = from_tensor(task.x())[0], task.seen_mask()[..., None]
     return [x + m * (y - x) for y in (from_tensor(model.decode(one[None]))[0] for one in z)]

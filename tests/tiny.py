@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bld.models.base import CLEAN, Level, Step, Trajectory
-from bld.models.trajectory import ddim, start
+from bld.models.trajectory import deterministic, start
 from bld.options import EditOptions
 
 TINY_GUIDANCE = 3.0
@@ -130,12 +130,13 @@ def flow_levels(steps: int) -> list[Level]:
 def ddim_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> list[Step]:
     """The package's own DDIM over an exact prediction of v."""
 
-    def predict(z: torch.Tensor, t: int) -> torch.Tensor:
+    def predict(z: torch.Tensor, t: float) -> torch.Tensor:
+        t = int(t)
         z_0 = clean_given(z, levels[t], mean, spread)
         eps = (z - levels[t].signal * z_0) / levels[t].sigma
         return levels[t].signal * eps - levels[t].sigma * z_0
 
-    return ddim(levels, range(len(levels)), predict, "v_prediction")
+    return deterministic(levels, range(len(levels)), predict, "v_prediction")
 
 
 def flow_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> list[Step]:
@@ -189,6 +190,7 @@ class GaussianModel:
     latent_factor = 8
     multiple = 8
     guidance_scale = 1.0
+    steps = 50
     spread = 0.05
     longest_prompt = 6  # words
 
@@ -210,7 +212,7 @@ class GaussianModel:
     def excess(self, prompt: str) -> str:
         return " ".join(prompt.split()[self.longest_prompt :])
 
-    def trajectory(self, prompt: str, options: EditOptions) -> Trajectory:
+    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         named = [COLOURS[word] for word in prompt.split() if word in COLOURS]
         mean = torch.tensor(named[0] if named else (0.0, 0.0, 0.0)).view(3, 1, 1)
         levels, make = FAMILIES[self.family]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bld.models.base import Trajectory
+from bld.models.base import CLEAN, Trajectory
 
 
 def noise_like(z_init: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
@@ -33,9 +33,12 @@ def blend(
     Outside the mask the last z equals z_init bit for bit; an empty mask gives z_init, and a full one
     plain sampling from the noised z_init.
     """
-    z = trajectory[0].level_in.noise(z_init, noise_like(z_init, generators))  # z_k ~ noise(z_init, k)
+    z, level = z_init, CLEAN
     for step, m in zip(trajectory, m_latent, strict=True):  # for t from k to 0
+        if step.level_in != level:  # at first; a consistency model's every step ends clean, so again then
+            z = step.level_in.noise(z, noise_like(z_init, generators))  # z_k ~ noise(z_init, k)
         z_fg = step.denoise(z)  # z_fg ~ denoise(z_t, d, t)
         z_bg = step.level_out.noise(z_init, noise_like(z_init, generators))  # z_bg ~ noise(z_init, t)
         z = z_fg * m + z_bg * (1 - m)  # z_t <- z_fg * m_latent + z_bg * (1 - m_latent)
+        level = step.level_out
         yield z

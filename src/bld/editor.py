@@ -259,12 +259,12 @@ class Editor:
         options, seeds = task.options, task.seeds
         z_0: list[torch.Tensor] = []
         batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
-        trajectory = self.model.trajectory(task.prompt, options)
+        trajectory = self.model.trajectory(task.prompt, options, task.grid)
         m_latent = [torch.from_numpy(m).to(z_init) for m in task.m_latent(len(trajectory))]
         with stages.stage("blend", len(batches) * len(trajectory)) as done:
             for number, batch in enumerate(batches):
                 generators = [torch.Generator().manual_seed(seed) for seed in batch]
-                trajectory = self.model.trajectory(task.prompt, options)
+                trajectory = self.model.trajectory(task.prompt, options, task.grid)
                 z = z_init
                 for step, z in enumerate(blend(trajectory, z_init, m_latent, generators)):  # noqa: B007
                     done(number * len(trajectory) + step + 1)

@@ -40,7 +40,9 @@ class EditOptions:
         None, "seed of the first candidate, the next ones count up; drawn and reported if left out",
         low=0, high=MAX_SEED - 256,
     )  # fmt: skip
-    steps: int = _option(50, "denoising steps of the full schedule", low=1, high=1000)
+    steps: int | None = _option(
+        None, "denoising steps of the full schedule; the model's own number if left out", low=1, high=1000
+    )
     strength: float = _option(
         1.0, "where to start: 1 from pure noise, less keeps more of what is there", low=0.01, high=1
     )
@@ -171,13 +173,14 @@ def preset(name: Preset, **changes: Any) -> EditOptions:
 
 
 def resolve(
-    options: EditOptions, *, guidance_scale: float, shrink: bool, soft_mask: bool, feather: int
+    options: EditOptions, *, steps: int, guidance_scale: float, shrink: bool, soft_mask: bool, feather: int
 ) -> EditOptions:
     """`options` with every open choice made (a seed is drawn if none came), so that it can be rerun."""
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     return dataclasses.replace(
         options,
         seed=seed,
+        steps=steps if options.steps is None else options.steps,
         shrink=shrink if options.shrink is None else options.shrink,
         soft_mask=soft_mask if options.soft_mask is None else options.soft_mask,
         feather=feather if options.feather is None else options.feather,

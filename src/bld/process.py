@@ -29,16 +29,17 @@ class Frame:
 
 
 def process(model: LatentModel, task: Task, *, frames: int) -> Iterator[Frame]:
-    """Edit with the first candidate's seed, and show `frames` of the steps, evenly spread, the last included.
+    """Edit with the first candidate's seed, and show `frames` of the steps, or all if they are fewer.
 
-    The edit is the same as any other: the last frame is what the decoder gives of it. The guesses are
-    exact for deterministic samplers.
+    Those shown are evenly spread, the last included. The edit is the same as any other: the last frame
+    is what the decoder gives of it. The guesses are exact for deterministic samplers.
     """
     z_init = model.encode(task.x())
-    trajectory = model.trajectory(task.prompt, task.options)
+    trajectory = model.trajectory(task.prompt, task.options, task.grid)
     masks = task.m_latent(len(trajectory))
     guesses: list[torch.Tensor] = []
     watched = [Step(step.level_in, step.level_out, _watched(step, guesses.append)) for step in trajectory]
+    frames = min(frames, len(watched))
     shown = {round((i + 1) * len(watched) / frames) for i in range(frames)}
     generator = torch.Generator().manual_seed(task.seeds[0])
     m_latent = [torch.from_numpy(m).to(z_init) for m in masks]

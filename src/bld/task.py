@@ -87,6 +87,7 @@ def check(
     half_a_cell = max(1, round(factor / 2 * crop.box.height / crop.size[0]))
     resolved = resolve(
         options,
+        steps=model.steps,
         guidance_scale=model.guidance_scale,
         shrink=not soft and masks.is_thin(masks.latent_mask(edited[crop.box.slices], grid)),
         soft_mask=soft,

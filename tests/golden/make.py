@@ -113,11 +113,13 @@ def edited() -> Array:
 def mini() -> Arrays:
     """Levels of 50 steps, and the latents and the picture of one edit of 10 steps."""
     model: LatentModel = load_model("mini", device="cpu")
-    options = resolve(OPTIONS, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
-    fifty = resolve(EditOptions(steps=50), guidance_scale=1, shrink=False, soft_mask=False, feather=0)
-    levels = [step.level_in for step in model.trajectory(PROMPT, fifty)]
+    options = resolve(OPTIONS, steps=50, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    fifty = resolve(
+        EditOptions(steps=50), steps=50, guidance_scale=1, shrink=False, soft_mask=False, feather=0
+    )
+    levels = [step.level_in for step in model.trajectory(PROMPT, fifty, (16, 16))]
     z_init = model.encode(to_tensor(photograph().astype(np.float32) / 255))
-    trajectory = model.trajectory(PROMPT, options)
+    trajectory = model.trajectory(PROMPT, options, (16, 16))
     m = torch.from_numpy(latent_mask(edited(), (z_init.shape[2], z_init.shape[3])))
     generator = torch.Generator().manual_seed(0)
     *_, z = blend(trajectory, z_init, [m] * len(trajectory), [generator])

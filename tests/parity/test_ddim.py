@@ -17,7 +17,7 @@ from bld.models.unet import UNetModel
 from bld.options import EditOptions, resolve
 
 PROMPT, NEGATIVE, SCALE, STEPS = "a red apple", "a guitar", 5.0, 10
-NAMES = ["tiny", "sd1", "mini"]
+NAMES, GRID = ["tiny", "sd1", "mini"], (8, 8)
 
 # Both run in float32, but our levels come in double precision and are multiplied in another order:
 # about 1e-7 of a value per step, which guidance and ten runs of a network make larger. With these
@@ -45,7 +45,7 @@ def ours(model: UNetModel, z: torch.Tensor, **changes: Any) -> list[torch.Tensor
     asked = EditOptions(**{"steps": STEPS, "guidance_scale": SCALE, "negative_prompt": NEGATIVE, **changes})
     states = []
     for step in model.trajectory(
-        PROMPT, resolve(asked, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+        PROMPT, resolve(asked, steps=50, guidance_scale=1, shrink=False, soft_mask=False, feather=0), GRID
     ):
         z = step.denoise(z)
         states.append(z)
@@ -75,12 +75,12 @@ def theirs(
 def test_the_two_schedules_are_the_two_kinds(loaded: Callable[[str], UNetModel]) -> None:
     """What the other tests rely on to cover both."""
     for name in ("tiny", "mini"):
-        config = loaded(name).scheduler_config
+        config = loaded(name).scheduler
         assert config["prediction_type"] == "v_prediction"
         assert config["timestep_spacing"] == "trailing"
         assert config["rescale_betas_zero_snr"]
         assert config["set_alpha_to_one"]
-    config = loaded("sd1").scheduler_config
+    config = loaded("sd1").scheduler
     assert config.get("prediction_type", "epsilon") == "epsilon"
     assert config.get("timestep_spacing", "leading") == "leading"
     assert config["steps_offset"] == 1
@@ -111,9 +111,11 @@ def test_levels_noise_as_diffusers_does(name: str, model: UNetModel, folders: di
 
     scheduler = DDIMScheduler.from_pretrained(folders[name], subfolder="scheduler")
     scheduler.set_timesteps(STEPS)
-    asked = resolve(EditOptions(steps=STEPS), guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    asked = resolve(
+        EditOptions(steps=STEPS), steps=50, guidance_scale=1, shrink=False, soft_mask=False, feather=0
+    )
     z, eps = noise(model, seed=2), noise(model, seed=3)
-    for step, t in zip(model.trajectory(PROMPT, asked), scheduler.timesteps, strict=True):
+    for step, t in zip(model.trajectory(PROMPT, asked, GRID), scheduler.timesteps, strict=True):
         # float32 levels beside double ones, on values of about 4.
         expected = scheduler.add_noise(z, eps, t[None])
         torch.testing.assert_close(step.level_in.noise(z, eps), expected, atol=2e-6, rtol=0)

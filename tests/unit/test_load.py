@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models import load
 from bld.models.load import BUNDLED, BUNDLED_NAMES, find, load_model, pick_device, pick_dtype
-from bld.models.unet import PARTS, UNetModel
+from bld.models.unet import UNetModel
 
+PARTS = tuple(UNetModel.parts)
 WEIGHTS = {
     "vae": "vae/diffusion_pytorch_model.safetensors",
     "unet": "unet/diffusion_pytorch_model.safetensors",
@@ -99,9 +100,11 @@ def test_a_hub_model_that_cannot_be_had_says_what_to_look_at(
 
 def test_a_hub_model_is_fetched_without_pickled_weights(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     asked: dict[str, Any] = {}
+    patterns: list[list[str]] = []
 
     def snapshot_download(name: str, **options: Any) -> str:
         asked.update(options, name=name)
+        patterns.append(options["allow_patterns"])
         return str(tiny)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
@@ -110,6 +113,8 @@ def test_a_hub_model_is_fetched_without_pickled_weights(monkeypatch: pytest.Monk
     assert asked["name"] == "owner/name"
     wanted = ["model_index.json", "vae/config.json", "unet/diffusion_pytorch_model.safetensors"]
     second_copies = ["unet/model.bin", "unet/model.fp16.safetensors", "v1-5-pruned.safetensors"]
+    second_copies.append("safety_checker/model.safetensors")
+    assert patterns[0] == ["model_index.json"], "before a large download it is known what loads it"
     taken = filter_repo_objects(
         [*wanted, *second_copies, "README.md"],
         allow_patterns=asked["allow_patterns"],
@@ -229,7 +234,7 @@ def test_another_family_is_refused_by_its_parts(copy: Path) -> None:
     )
     message = refused(copy)
     assert "T5EncoderModel" in message
-    assert "Stable Diffusion 1.x and 2.x" in message
+    assert "its text_encoder is a T5EncoderModel, expected a CLIPTextModel" in message
 
 
 def test_a_folder_may_leave_its_guidance_scale_to_the_family(copy: Path) -> None:

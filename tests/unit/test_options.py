@@ -32,7 +32,7 @@ WHOLE = [
 REAL = ["strength", "guidance_scale", "context", "tune_lr", "tune_weight", "tune_psnr"]
 SWITCHES = ["shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground"]
 TEXTS = ["negative_prompt", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
-OPEN = ["seed", "guidance_scale", "feather", "shrink", "soft_mask"]  # None means "choose for me"
+OPEN = ["seed", "steps", "guidance_scale", "feather", "shrink", "soft_mask"]  # None means "choose for me"
 
 
 def refused(**option: Any) -> str:
@@ -216,24 +216,30 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 
 
 def test_resolving_fills_in_what_was_left_open() -> None:
-    options = resolve(EditOptions(seed=9), guidance_scale=4.5, shrink=True, soft_mask=False, feather=6)
-    assert options == EditOptions(seed=9, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6)
+    options = resolve(
+        EditOptions(seed=9), steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6
+    )
+    assert options == EditOptions(
+        seed=9, steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6
+    )
 
 
 def test_resolving_keeps_explicit_choices_even_falsy_ones() -> None:
-    asked = EditOptions(seed=0, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
-    assert resolve(asked, guidance_scale=4.5, shrink=True, soft_mask=True, feather=6) == asked
+    asked = EditOptions(seed=0, steps=7, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    assert resolve(asked, steps=50, guidance_scale=4.5, shrink=True, soft_mask=True, feather=6) == asked
 
 
 def test_resolving_twice_changes_nothing() -> None:
-    once = resolve(EditOptions(), guidance_scale=4.5, shrink=True, soft_mask=False, feather=6)
-    assert resolve(once, guidance_scale=1, shrink=False, soft_mask=False, feather=0) == once
+    once = resolve(EditOptions(), steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6)
+    assert resolve(once, steps=4, guidance_scale=1, shrink=False, soft_mask=False, feather=0) == once
     assert None not in dataclasses.asdict(once).values()
 
 
 def test_a_seed_is_drawn_if_none_came() -> None:
     def drawn() -> int:
-        seed = resolve(EditOptions(), guidance_scale=1, shrink=False, soft_mask=False, feather=0).seed
+        seed = resolve(
+            EditOptions(), steps=50, guidance_scale=1, shrink=False, soft_mask=False, feather=0
+        ).seed
         assert seed is not None
         assert 0 <= seed < 2**31
         return seed

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bld.models.base import CLEAN, Level
-from bld.models.trajectory import Prediction, clean_and_noise, ddim, start
+from bld.models.trajectory import Prediction, clean_and_noise, deterministic, start
 from tests.tiny import FAMILIES, Family, clean_given, ddim_steps, variance_preserving_levels
 
 PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
@@ -73,7 +73,7 @@ def test_steps_join_and_end_clean() -> None:
         seen.append(t)
         return torch.zeros_like(z)
 
-    steps = ddim(levels, [999, 749, 499, 249], predict, "v_prediction")
+    steps = deterministic(levels, [999, 749, 499, 249], predict, "v_prediction")
     assert [step.level_in for step in steps] == levels
     assert [step.level_out for step in steps] == [*levels[1:], CLEAN]
     for step in steps:
@@ -83,7 +83,7 @@ def test_steps_join_and_end_clean() -> None:
 
 def test_levels_and_timesteps_must_pair_up() -> None:
     with pytest.raises(ValueError, match="zip"):
-        ddim(variance_preserving_levels(3), [2, 1], lambda z, t: z, "epsilon")
+        deterministic(variance_preserving_levels(3), [2, 1], lambda z, t: z, "epsilon")
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -96,7 +96,7 @@ def test_a_network_that_knows_the_picture_ends_on_it(prediction: Prediction) -> 
         level = levels[t]
         return output_of(prediction, z_0, (z - level.signal * z_0) / level.sigma, level)
 
-    steps = ddim(levels, range(len(levels)), predict, prediction)
+    steps = deterministic(levels, range(len(levels)), predict, prediction)
     for _ in range(2):
         z = levels[0].noise(z_0, eps)
         for step in steps:

@@ -18,19 +18,20 @@ from bld.options import EditOptions, resolve
 from bld.training.recipes import SCHEDULER
 from tests.tiny import SD1_SCHEDULER, TINY_GUIDANCE, TINY_SIZE, tiny_folder
 
+GRID = (8, 8)
 WORDS_READ = 22  # of 24 tokens; start and end of text take two
 
 
 def options(**changes: Any) -> EditOptions:
     return resolve(
-        EditOptions(seed=0, **changes), guidance_scale=3.0, shrink=False, soft_mask=False, feather=0
+        EditOptions(seed=0, **changes), steps=50, guidance_scale=3.0, shrink=False, soft_mask=False, feather=0
     )
 
 
 def sampled(model: UNetModel, prompt: str, n: int = 1, **changes: Any) -> torch.Tensor:
     """n latents by plain sampling, from noise that is always the same."""
     z = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))[:n]
-    for step in model.trajectory(prompt, options(steps=2, **changes)):
+    for step in model.trajectory(prompt, options(steps=2, **changes), GRID):
         z = step.denoise(z)
     return z
 
@@ -154,7 +155,7 @@ def test_guidance_is_linear_in_its_scale(tiny_model: UNetModel) -> None:
 
     def first(scale: float, negative_prompt: str = "") -> torch.Tensor:
         asked = options(steps=2, guidance_scale=scale, negative_prompt=negative_prompt)
-        step = tiny_model.trajectory("a cat", asked)[0]
+        step = tiny_model.trajectory("a cat", asked, GRID)[0]
         return step.denoise(torch.ones(1, 4, 8, 8))
 
     one, three, five = first(1), first(3), first(5)
@@ -168,7 +169,7 @@ def test_a_batch_equals_its_singles(tiny_model: UNetModel) -> None:
     noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     for i in range(3):
         z = noise[i : i + 1]
-        for step in tiny_model.trajectory("a cat", options(steps=2)):
+        for step in tiny_model.trajectory("a cat", options(steps=2), GRID):
             z = step.denoise(z)
         # Not to the bit: matrix products of another batch size add up in another order.
         torch.testing.assert_close(together[i : i + 1], z, atol=1e-4, rtol=1e-4)
@@ -192,14 +193,14 @@ def scheduled(request: pytest.FixtureRequest, tiny_model: UNetModel, sd1_model: 
 
 
 def test_the_bundled_schedule_starts_without_signal(tiny_model: UNetModel) -> None:
-    level = tiny_model.trajectory("a cat", options(steps=5))[0].level_in
+    level = tiny_model.trajectory("a cat", options(steps=5), GRID)[0].level_in
     assert level == (0.0, 1.0)
     assert SCHEDULER["rescale_betas_zero_snr"]
 
 
 def test_stable_diffusion_1_starts_on_its_own_first_level(sd1_model: UNetModel) -> None:
     """50 steps, spaced "leading" from step 1: the first is 981, where alpha_bar is 0.0058."""
-    level = sd1_model.trajectory("a cat", options(steps=50))[0].level_in
+    level = sd1_model.trajectory("a cat", options(steps=50), GRID)[0].level_in
     assert level.signal**2 == pytest.approx(0.0058, abs=5e-5)
 
 
@@ -208,7 +209,7 @@ def test_any_number_of_steps_runs_down_to_clean(
     tiny_model: UNetModel, sd1_model: UNetModel, steps: int, strength: float
 ) -> None:
     for model in (tiny_model, sd1_model):
-        trajectory = model.trajectory("", options(steps=steps, strength=strength))
+        trajectory = model.trajectory("", options(steps=steps, strength=strength), GRID)
         assert len(trajectory) == max(1, int(steps * strength + 0.5))
         levels = [trajectory[0].level_in, *(step.level_out for step in trajectory)]
         assert [step.level_in for step in trajectory] == levels[:-1]
@@ -224,7 +225,7 @@ def test_any_number_of_steps_runs_down_to_clean(
 def test_the_network_is_asked_for_timesteps_it_knows(scheduled: UNetModel, steps: int) -> None:
     """At 61 steps diffusers' own "trailing" list has a 62nd entry, -1; at 1000 "leading" says 1000."""
     asked: list[int] = []
-    trajectory = scheduled.trajectory("", options(steps=steps, guidance_scale=1))
+    trajectory = scheduled.trajectory("", options(steps=steps, guidance_scale=1), GRID)
     handle = scheduled.unet.register_forward_pre_hook(lambda _, args: asked.append(int(args[1])))
     try:
         for step in (trajectory[0], trajectory[-1]):
@@ -237,30 +238,30 @@ def test_the_network_is_asked_for_timesteps_it_knows(scheduled: UNetModel, steps
 
 
 def test_more_steps_than_levels_are_refused(tiny_model: UNetModel, monkeypatch: Any) -> None:
-    fewer = {**tiny_model.scheduler_config, "num_train_timesteps": 100}
-    monkeypatch.setattr(tiny_model, "scheduler_config", fewer)
-    assert len(tiny_model.trajectory("a cat", options(steps=100))) == 100
+    fewer = {**tiny_model.scheduler, "num_train_timesteps": 100}
+    monkeypatch.setattr(tiny_model, "scheduler", fewer)
+    assert len(tiny_model.trajectory("a cat", options(steps=100), GRID)) == 100
     with pytest.raises(InvalidInput, match=r"--steps 101: .* knows 100 noise levels"):
-        tiny_model.trajectory("a cat", options(steps=101))
+        tiny_model.trajectory("a cat", options(steps=101), GRID)
 
 
 def test_a_trajectory_is_fresh_and_holds_no_state(tiny_model: UNetModel) -> None:
     before = {name: value.clone() for name, value in tiny_model.unet.state_dict().items()}
-    config = dict(tiny_model.scheduler_config)
-    trajectory = tiny_model.trajectory("a cat", options(steps=3))
+    config = dict(tiny_model.scheduler)
+    trajectory = tiny_model.trajectory("a cat", options(steps=3), GRID)
     z = torch.ones(1, 4, 8, 8)
     first, last = trajectory[0].denoise(z), trajectory[-1].denoise(z)
     assert torch.equal(trajectory[-1].denoise(z), last)  # in any order, any number of times
     assert torch.equal(trajectory[0].denoise(z), first)
-    assert tiny_model.trajectory("a cat", options(steps=3)) is not trajectory
-    assert tiny_model.scheduler_config == config
+    assert tiny_model.trajectory("a cat", options(steps=3), GRID) is not trajectory
+    assert tiny_model.scheduler == config
     for name, value in tiny_model.unet.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
 def test_options_must_be_resolved(tiny_model: UNetModel) -> None:
     with pytest.raises(ValueError, match="resolved"):
-        tiny_model.trajectory("a cat", EditOptions())
+        tiny_model.trajectory("a cat", EditOptions(), GRID)
 
 
 def test_bfloat16_gives_nearly_the_same(tiny: Path, tiny_model: UNetModel) -> None:

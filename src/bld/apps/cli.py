@@ -214,7 +214,7 @@ def visualize(
             loaded = load_model(model, device=device, dtype=dtype)  # type: ignore[arg-type]
             task = check(loaded, image, mask, prompt, options)
             seen = []
-            for frame in process(loaded, task, frames=min(frames, task.options.steps)):
+            for frame in process(loaded, task, frames=frames):
                 seen.append(frame)
                 progress("blend", frame.step, frame.steps)
         pictures.strip(seen).save(stage / "strip.png")

@@ -28,7 +28,11 @@ CLEAN = Level(1.0, 0.0)
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step: `denoise` takes z (b c h w) on `level_in` to z on `level_out`."""
+    """One denoising step: `denoise` takes z (b c h w) on `level_in` to z on `level_out`.
+
+    Where a step begins on another level than the one before it ended on, z is noised to it anew: a
+    consistency model ends every step clean.
+    """
 
     level_in: Level
     level_out: Level
@@ -52,6 +56,7 @@ class LatentModel(Protocol):
     latent_factor: int  # pixels per latent cell, along one side
     multiple: int  # sides of a picture must divide by this, px
     guidance_scale: float  # the value it is at its best with
+    steps: int  # likewise
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """E(x): image b 3 h w in [-1, 1] to latents b c h/f w/f (posterior mean, unit scale)."""
@@ -69,8 +74,8 @@ class LatentModel(Protocol):
         """The end of the prompt that the model would not read; "" if it reads all of it."""
         ...
 
-    def trajectory(self, prompt: str, options: EditOptions) -> Trajectory:
+    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         """The steps from the start level that `options.strength` names down to clean; a fresh list
-        per call, guidance included. `options` must be resolved.
+        per call, guidance included. `options` must be resolved; grid: h w of the latents.
         """
         ...

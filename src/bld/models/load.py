@@ -1,8 +1,10 @@
 """From a model's name to a model: the bundled one, a folder, or a repository of the hub."""
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +15,18 @@ from bld.options import DType
 BUNDLED = Path(__file__).parent
 BUNDLED_NAMES = ("mini",)
 
+# Which family loads the folder of a diffusers pipeline.
+FAMILIES = {
+    "StableDiffusionPipeline": ("unet", "UNetModel"),
+    "LatentConsistencyModelPipeline": ("unet", "UNetModel"),
+    "LDMTextToImagePipeline": ("ldm", "LatentDiffusion"),
+    "StableDiffusionXLPipeline": ("sdxl", "StableDiffusionXL"),
+    "StableDiffusion3Pipeline": ("sd3", "StableDiffusion3"),
+    "FluxPipeline": ("flux", "Flux"),
+    "Flux2KleinPipeline": ("flux2", "Flux2Klein"),
+    "ZImagePipeline": ("zimage", "ZImage"),
+}
+
 
 def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> LatentModel:
     """Load a model by name ("mini"), by path of a diffusers folder, or by hub id ("owner/name").
@@ -20,11 +34,26 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Lat
     device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32
     on a CPU and float16 elsewhere. Raises ModelUnavailable with what is wrong and what would be right.
     """
-    from bld.models.unet import UNetModel
+    from bld.models.family import read_index
 
     where = pick_device(device)
     precision = pick_dtype(dtype, where)
-    return UNetModel(find(name), name=name, device=where, dtype=precision)
+    folder = find(name)
+    family = family_of(folder, read_index(folder)["_class_name"])
+    model: LatentModel = family(folder, name=name, device=where, dtype=precision)
+    return model
+
+
+def family_of(folder: Path, pipeline: str) -> Any:
+    """The class that loads the folder of a pipeline. Raises ModelUnavailable if there is none."""
+    if pipeline not in FAMILIES:
+        other = pipeline.endswith(("InpaintPipeline", "FillPipeline"))
+        raise ModelUnavailable(
+            f"{folder}: made for {pipeline}{', an inpainting model, which is not for blending' * other}; "
+            f"what loads is made for {', '.join(FAMILIES)}"
+        )
+    module, name = FAMILIES[pipeline]
+    return getattr(importlib.import_module(f"bld.models.{module}"), name)
 
 
 def find(name: str, files: Sequence[str] = ()) -> Path:
@@ -49,15 +78,23 @@ def find(name: str, files: Sequence[str] = ()) -> Path:
 
 
 def _fetch(name: str, files: Sequence[str]) -> Path:
+    """Download a pipeline's index, and then the parts that its family takes, or `files`."""
+    from bld.models.family import read_index
+
+    if files:
+        return _download(name, files)
+    folder = _download(name, ["model_index.json"])
+    family = family_of(folder, read_index(folder)["_class_name"])
+    return _download(name, ["model_index.json", *(f"{part}/*" for part in (*family.parts, "ranker"))])
+
+
+def _download(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    from bld.models.unet import PARTS
-
-    wanted = list(files) or ["model_index.json", *(f"{part}/*" for part in (*PARTS, "ranker"))]
     unwanted = ["*.bin", "*.ckpt", "*.msgpack", "*.fp16.*", "*non_ema*"]  # second copies of the weights
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=unwanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelUnavailable(
             f"model {name}: no folder of that name, and the hub does not give it "

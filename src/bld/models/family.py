@@ -1,0 +1,237 @@
+"""What every family shares: its parts, loaded with care, its autoencoder, and classifier-free guidance."""
+
+import copy
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from bld.errors import ModelUnavailable
+from bld.models.base import Trajectory
+from bld.models.load import fingerprint
+from bld.options import EditOptions
+
+Condition = dict[str, torch.Tensor]
+"""What the network is told of a prompt, by name, 1 ... each."""
+
+Predict = Callable[[torch.Tensor, float], torch.Tensor]
+"""The network's output, guided, for z (n c h w) at a timestep."""
+
+
+class Family(ABC):
+    """A LatentModel made of the parts of one diffusers pipeline, whose own code reads the prompts."""
+
+    pipeline: ClassVar[str]  # the diffusers class
+    parts: ClassVar[Mapping[str, str]]  # name of each part and its class
+    optional: ClassVar[tuple[str, ...]] = ()  # of the parts, those that a folder may lack
+    beside: ClassVar[Mapping[str, Any]] = {}  # what the pipeline wants beside its parts
+    guidance_scale: float
+    steps = 50
+    multiple: int
+    native_size: int
+    scheduler: dict[str, Any]  # its configuration
+
+    def __init__(self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
+        """Load the parts. Raises ModelUnavailable if one is missing, of another class, or not whole."""
+        self.index = check_layout(folder, self.parts, self.optional)
+        self.name, self.device, self.dtype = name, device, dtype
+        here = [part for part in self.parts if (folder / part).is_dir()]
+        self.revision = fingerprint(folder, here)
+        for part, kind in self.parts.items():
+            loaded = self._load(folder, part, kind) if part in here else None
+            setattr(self, part, loaded)
+        self.vae: Any = getattr(self, "vqvae", None) or self.vae  # as the first pipeline of all calls it
+        self.latent_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def _load(self, folder: Path, part: str, kind: str) -> Any:
+        if part == "scheduler":
+            with loading(folder, part):
+                return _class(kind).load_config(folder / part)
+        if part.startswith("tokenizer"):
+            with loading(folder, part):
+                return _class(kind).from_pretrained(folder / part)
+        loaded = network(folder, part, _class(kind), self.dtype)
+        if self.dtype == torch.float16 and getattr(loaded.config, "force_upcast", False):
+            loaded = loaded.float()  # an autoencoder that overflows in half precision, as SDXL's first does
+        return loaded.to(self.device)
+
+    @cached_property
+    def pipe(self) -> Any:
+        """The diffusers pipeline of these parts."""
+        scheduler = _class(self.parts["scheduler"]).from_config(self.scheduler)
+        parts = {part: getattr(self, part) for part in self.parts if part != "scheduler"}
+        return _class(self.pipeline)(scheduler=scheduler, **parts, **self.beside)
+
+    @torch.no_grad()
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """E(x), the posterior's mean: b 3 h w in [-1, 1] to b c h/f w/f."""
+        z = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist.mode()
+        return self.scaled(z.float())
+
+    @torch.no_grad()
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """D(z): b c h w to b 3 fh fw, about [-1, 1]."""
+        image: torch.Tensor = self.vae.decode(self.unscaled(z.to(self.device)).to(self.vae.dtype)).sample
+        return image.float()
+
+    def decoder(self) -> torch.nn.Module:
+        """A copy of D in float32, on the model's device, with its weights free to be tuned."""
+        parts = (self.vae.post_quant_conv, self.vae.decoder)
+        copies = [copy.deepcopy(part).float() for part in parts if part is not None]
+        return Decoder(copies, self.unscaled).requires_grad_(True)
+
+    def scaled(self, z: torch.Tensor) -> torch.Tensor:
+        """The autoencoder's latents as the network knows them, of about unit variance."""
+        config = self.vae.config
+        unit: torch.Tensor = (z - (config.get("shift_factor") or 0)) * config.scaling_factor
+        return unit
+
+    def unscaled(self, z: torch.Tensor) -> torch.Tensor:
+        """The inverse of `scaled`."""
+        config = self.vae.config
+        raw: torch.Tensor = z / config.scaling_factor + (config.get("shift_factor") or 0)
+        return raw
+
+    @abstractmethod
+    def excess(self, prompt: str) -> str:
+        """The words that no text encoder would read; "" if there are none."""
+
+    @abstractmethod
+    def condition(self, prompt: str, size: tuple[int, int]) -> Condition:
+        """What the network is told of a prompt for pictures of a size, h w in pixels."""
+
+    def null(self, negative_prompt: str, size: tuple[int, int]) -> Condition:
+        """What guidance leads away from."""
+        return self.condition(negative_prompt, size)
+
+    @abstractmethod
+    def network(self, z: torch.Tensor, timestep: float, condition: Condition) -> torch.Tensor:
+        """One pass of the network over n latents, each with its row of the condition; float32."""
+
+    @abstractmethod
+    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
+        """See `LatentModel.trajectory`."""
+
+    def guided(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Predict:
+        """Classifier-free guidance (Ho and Salimans 2022); no second pass where the scale is 1."""
+        scale = options.guidance_scale
+        if scale is None:
+            raise ValueError("options must be resolved")
+        size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
+        with torch.no_grad():
+            d = self.condition(prompt, size)
+            null = self.null(options.negative_prompt, size) if scale != 1 else d
+
+        @torch.no_grad()
+        def predict(z: torch.Tensor, timestep: float) -> torch.Tensor:
+            z = z.to(self.device, self.dtype)
+            if scale == 1:
+                return self.network(z, timestep, repeated(d, len(z)))
+            rows = {key: torch.cat([x, y]) for (key, x), y in zip(
+                repeated(null, len(z)).items(), repeated(d, len(z)).values(), strict=True)}  # fmt: skip
+            unguided, prompted = self.network(torch.cat([z, z]), timestep, rows).chunk(2)
+            return unguided + scale * (prompted - unguided)
+
+        return predict
+
+
+def repeated(condition: Condition, n: int) -> Condition:
+    """The same condition for each of n latents."""
+    return {key: value.expand(n, *value.shape[1:]) for key, value in condition.items()}
+
+
+def cut(tokenizer: Any, prompt: str, limit: int) -> str:
+    """What a tokenizer of `limit` tokens, one of them the end, leaves of a prompt unread."""
+    ids = tokenizer(prompt, verbose=False)["input_ids"]
+    return str(tokenizer.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
+
+
+class Decoder(torch.nn.Sequential):
+    """D with weights of its own: latents b c h w to images b 3 fh fw, about [-1, 1]."""
+
+    def __init__(
+        self, parts: list[torch.nn.Module], unscaled: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        super().__init__(*parts)
+        self.unscaled = unscaled
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """D(z), with a gradient."""
+        z = self.unscaled(z.to(next(self.parameters()).device))
+        for part in self:
+            z = part(z)
+        return z
+
+
+def _class(name: str) -> Any:
+    """A class of diffusers or transformers by its name."""
+    import diffusers
+    import transformers
+    from diffusers.pipelines import latent_diffusion  # which keeps its text encoder to itself
+
+    for library in (diffusers, transformers, latent_diffusion):
+        if hasattr(library, name):
+            return getattr(library, name)
+    raise ModelUnavailable(f"neither diffusers nor transformers has a {name}; install the versions of bld")
+
+
+def network(folder: Path, part: str, kind: Any, dtype: torch.dtype) -> Any:
+    """A network of the folder, whole or not at all, ready to run and not to be trained."""
+    precision = {"dtype" if kind.__module__.startswith("transformers.") else "torch_dtype": dtype}
+    with loading(folder, part):
+        module, found = kind.from_pretrained(
+            folder / part, use_safetensors=True, output_loading_info=True, **precision
+        )
+        made_up = [*found["missing_keys"], *found["mismatched_keys"]]
+        if made_up:  # both libraries would go on with random numbers
+            raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
+        return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def loading(folder: Path, part: str) -> Iterator[None]:
+    """Name the part that cannot be loaded, in one line."""
+    try:
+        yield
+    except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError, JSONDecodeError, ...
+        reason = str(error).partition("\n")[0].strip() or type(error).__name__
+        raise ModelUnavailable(f"{folder}: cannot load its {part}: {reason}") from error
+
+
+def check_layout(folder: Path, parts: Mapping[str, str], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The folder's model_index.json, after a look that every part is there and of its class."""
+    index = read_index(folder)
+    missing = [part for part in parts if not (folder / part).is_dir() and part not in optional]
+    if missing:
+        raise ModelUnavailable(
+            f"{folder}: its {' and '.join(missing)} is missing; this model has {', '.join(parts)}"
+        )
+    for part, kind in parts.items():
+        said = index.get(part) or [None, None]
+        if part != "scheduler" and said[1] is not None and _bare(said[1]) != _bare(kind):
+            raise ModelUnavailable(f"{folder}: its {part} is a {said[1]}, expected a {kind}")
+    return index
+
+
+def _bare(name: str) -> str:
+    """A class name without what older and newer versions of the libraries add to it."""
+    return name.removeprefix("Open").removesuffix("Fast")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """model_index.json of a diffusers folder. Raises ModelUnavailable if it is none."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise ModelUnavailable(f"{folder}: no model_index.json, so not a diffusers model folder")
+    try:
+        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(index["_class_name"], str):
+            raise ValueError("no name")
+    except (ValueError, LookupError, TypeError) as error:
+        raise ModelUnavailable(f"{folder}: its model_index.json does not name its pipeline") from error
+    return index
