@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bld.apps import evaluate
+from bld.apps import evaluate, models
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -42,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(evaluate.app)
+app.add_typer(models.app)
 
 
 def _version(wanted: bool) -> None:

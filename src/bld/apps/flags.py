@@ -16,7 +16,9 @@ MODEL, AUTO = "mini", "auto"
 ImagePath = Annotated[Path, typer.Option("--image", "-i", help="the photograph")]
 MaskPath = Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")]
-ModelName = Annotated[str, typer.Option("--model", "-m", help="mini, a diffusers folder, or a hub id")]
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="an alias (bld models), a diffusers folder, or a hub id")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")]
 

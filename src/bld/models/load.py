@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import LatentModel
+from bld.models.known import KNOWN, known
 from bld.options import DType
 
 BUNDLED = Path(__file__).parent
@@ -29,7 +31,7 @@ FAMILIES = {
 
 
 def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> LatentModel:
-    """Load a model by name ("mini"), by path of a diffusers folder, or by hub id ("owner/name").
+    """Load a model by alias ("mini", "sdxl"), by path of a diffusers folder, or by hub id ("owner/name").
 
     device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32
     on a CPU and float16 elsewhere. Raises ModelUnavailable with what is wrong and what would be right.
@@ -41,6 +43,9 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Lat
     folder = find(name)
     family = family_of(folder, read_index(folder)["_class_name"])
     model: LatentModel = family(folder, name=name, device=where, dtype=precision)
+    facts = known(name)
+    if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell
+        model.steps, model.guidance_scale = facts.steps, facts.guidance_scale
     return model
 
 
@@ -67,39 +72,78 @@ def find(name: str, files: Sequence[str] = ()) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    facts = known(name)
+    if facts:
+        return fetch(facts.id, files)
     if path.exists():
         raise ModelUnavailable(f"model {name}: a file; give the folder of a diffusers model")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelUnavailable(
-            f"unknown model {name}: give {' or '.join(BUNDLED_NAMES)}, the folder of a diffusers model, "
-            "or a hub id such as owner/name"
+            f"unknown model {name}: give an alias ({', '.join(model.alias for model in KNOWN)}), "
+            "the folder of a diffusers model, or a hub id such as owner/name"
         )
-    return _fetch(name, files)
+    return fetch(name, files)
 
 
-def _fetch(name: str, files: Sequence[str]) -> Path:
-    """Download a pipeline's index, and then the parts that its family takes, or `files`."""
+def fetch(id: str, files: Sequence[str] = ()) -> Path:
+    """Download of a hub repository a pipeline's index and then the parts that its family takes, or `files`.
+
+    What the cache has is not downloaded again, and a download that broke off goes on. Raises
+    ModelUnavailable with what to do about it.
+    """
     from bld.models.family import read_index
 
     if files:
-        return _download(name, files)
-    folder = _download(name, ["model_index.json"])
+        return _download(id, files)
+    folder = _download(id, ["model_index.json"])
     family = family_of(folder, read_index(folder)["_class_name"])
-    return _download(name, ["model_index.json", *(f"{part}/*" for part in (*family.parts, "ranker"))])
+    folder = _download(id, ["model_index.json", *(f"{part}/*" for part in (*family.parts, "ranker"))])
+    for file in sorted(folder.rglob("*.safetensors")):
+        check_whole(file)
+    return folder
 
 
-def _download(name: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def _download(id: str, files: Sequence[str]) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import errors as hub
 
     unwanted = ["*.bin", "*.ckpt", "*.msgpack", "*.fp16.*", "*non_ema*"]  # second copies of the weights
+    page = f"{constants.ENDPOINT}/{id}"
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=unwanted))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return Path(snapshot_download(id, allow_patterns=list(files), ignore_patterns=unwanted))
+    except hub.GatedRepoError as error:
         raise ModelUnavailable(
-            f"model {name}: no folder of that name, and the hub does not give it "
-            f"({type(error).__name__}); check the name, the network and HF_HUB_OFFLINE"
+            f"model {id}: its owners want to be asked first: accept their terms at {page}, then run "
+            "`hf auth login` or set HF_TOKEN"
         ) from error
+    except hub.RepositoryNotFoundError as error:
+        raise ModelUnavailable(
+            f"model {id}: no folder of that name, and no repository at {page}; check the name, or set "
+            "HF_TOKEN if it is private"
+        ) from error
+    except (hub.HfHubHTTPError, hub.HFValidationError, hub.LocalEntryNotFoundError, OSError) as error:
+        raise ModelUnavailable(
+            f"model {id}: no folder of that name, not in the cache ({constants.HF_HUB_CACHE}), and the hub "
+            f"does not answer ({type(error).__name__}): check the name and HF_HUB_OFFLINE; where there is a "
+            f"network, run: bld models fetch {id}"
+        ) from error
+
+
+def check_whole(file: Path) -> None:
+    """Raise ModelUnavailable unless a safetensors file is as long as its header says."""
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        size = file.stat().st_size
+        try:
+            header = json.loads(content.read(min(length, size)))
+            ends = [facts["data_offsets"][1] for name, facts in header.items() if name != "__metadata__"]
+            whole = 8 + length + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ModelUnavailable(
+                f"{file}: not a safetensors file; remove it and fetch the model again"
+            ) from error
+    if size != whole:
+        raise ModelUnavailable(f"{file}: {size} bytes of {whole}; remove it and fetch the model again")
 
 
 def pick_device(device: str) -> torch.device:

@@ -1,0 +1,69 @@
+"""`bld models`: the known models as a table, and fetching one before it is needed."""
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bld.models.known import KNOWN, Known
+
+app = typer.Typer(
+    name="models",
+    help="List the models that bld knows, or fetch one from the hub.",
+    invoke_without_command=True,
+)
+
+
+@app.callback()
+def show(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="print the facts as JSON")] = False,
+) -> None:
+    """List the models that bld knows: --model takes the alias, the id, or any other of these families."""
+    if context.invoked_subcommand:
+        return
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(model) for model in KNOWN], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold")
+    for model in KNOWN:
+        table.add_row(*cells(model))
+    # One line a model, however narrow the window; a licence has brackets in its name.
+    Console(highlight=False, markup=False, width=180).print(table)
+
+
+HEADINGS = ("alias", "id", "family", "px", "parameters", "download", "memory", "licence", "tried with")
+
+
+def cells(model: Known) -> tuple[str, ...]:
+    """A model's row, here and in docs/models.md."""
+    return (
+        model.alias,
+        model.id,
+        model.family,
+        str(model.size),
+        f"{model.parameters:g} B",
+        f"{model.download:g} GB" if model.download else "none",
+        f"{model.memory:g} GB",
+        model.licence,
+        model.tried,
+    )
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="alias or hub id")]) -> None:
+    """Download a model to the hub's cache; what broke off goes on. HF_HOME says where the cache is."""
+    from bld.errors import InvalidInput
+    from bld.models.known import known
+    from bld.models.load import BUNDLED_NAMES
+    from bld.models.load import fetch as download
+
+    if name in BUNDLED_NAMES:
+        raise InvalidInput(f"{name} is in the package: there is nothing to fetch")
+    facts = known(name)
+    typer.echo(f"{name} is complete in {download(facts.id if facts else name)}")
