@@ -64,7 +64,6 @@ def tiny_folder(path: Path, *, scheduler: dict[str, Any] | None = None) -> Path:
             "text_encoder": text_to_image.build_text_encoder(recipe.text_to_image, words),
         }
         for name, module in modules.items():
-            _fill_zeros(module)
             module.save_pretrained(parts / name)  # type: ignore[operator]
     DDIMScheduler(**SCHEDULER).save_pretrained(parts / "scheduler")
     if scheduler is not None:
@@ -96,14 +95,6 @@ def tiny_clip(path: Path) -> Path:
         path
     )
     return path
-
-
-def _fill_zeros(module: nn.Module) -> None:
-    """Draw the weights that training starts at zero: with them, a network ignores its input."""
-    for parameter in module.parameters():
-        if parameter.ndim > 1 and not parameter.any():
-            fan_in = parameter[0].numel()
-            nn.init.normal_(parameter, std=fan_in**-0.5)
 
 
 # --- a model that is exact ---

@@ -231,6 +231,22 @@ def test_timesteps_favour_where_shapes_are_decided_and_reach_both_ends() -> None
     assert 0.22 < float(noisiest) < 0.27, "of evenly drawn ones it is 0.1"
 
 
+def test_every_noise_level_counts_the_same() -> None:
+    """Errors ten times smaller where the noise is: weighted, both halves of the levels weigh alike."""
+    balance, draws, weighed = text_to_image.Balance(), generator(0), []
+    for _ in range(400):
+        timestep = torch.randint(1000, (16,), generator=draws)
+        size = torch.where(timestep < 500, 0.5, 0.05)
+        error = (size * 2 * torch.rand(16, generator=draws)).requires_grad_()
+        loss = balance(error, timestep)
+        loss.backward()
+        share = error.grad * error.detach()
+        weighed.append((float(share[timestep < 500].sum()), float(share.sum()), float(loss.detach())))
+    early, whole, losses = torch.tensor(weighed[100:]).mean(0).tolist()
+    assert early / whole == pytest.approx(0.5, abs=0.05)
+    assert losses == pytest.approx(0.275, rel=0.1), "the loss is as large as the errors are"
+
+
 def test_the_target_is_the_mean_of_what_the_noisy_latent_may_be() -> None:
     z = torch.randn(2, 4, 3, 3, generator=generator(0))
     alike = torch.randn(2, 5, 4, 3, 3, generator=generator(1))

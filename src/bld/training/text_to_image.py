@@ -262,10 +262,10 @@ def check_sizes(recipe: Recipe, model: Path) -> None:
             for part in ("unet", "text_encoder")
         )
         text_sizes = [text[key] for key in ("hidden_size", "num_hidden_layers", "max_position_embeddings")]
-        found = [unet["sample_size"], unet["block_out_channels"], *text_sizes]
+        found = [unet["sample_size"], unet["block_out_channels"], unet["addition_embed_type"], *text_sizes]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"cannot start from {model}: not the folder of a model ({error})") from error
-    if found != [recipe.size // 8, list(r.channels), r.text_width, r.text_layers, r.tokens]:
+    if found != [recipe.size // 8, list(r.channels), "text", r.text_width, r.text_layers, r.tokens]:
         raise InvalidInput(f"cannot start from {model}: its sizes are not those of the recipe")
 
 
