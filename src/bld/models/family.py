@@ -30,6 +30,7 @@ class Family(ABC):
     parts: ClassVar[Mapping[str, str]]  # name of each part and its class
     optional: ClassVar[tuple[str, ...]] = ()  # of the parts, those that a folder may lack
     beside: ClassVar[Mapping[str, Any]] = {}  # what the pipeline wants beside its parts
+    half: ClassVar[torch.dtype] = torch.float16  # the precision it runs in on a GPU
     guidance_scale: float
     steps = 50
     multiple: int
@@ -55,7 +56,7 @@ class Family(ABC):
         if part.startswith("tokenizer"):
             with loading(folder, part):
                 return _class(kind).from_pretrained(folder / part)
-        loaded = network(folder, part, _class(kind), self.dtype)
+        loaded = whole_network(folder, part, _class(kind), self.dtype)
         if self.dtype == torch.float16 and getattr(loaded.config, "force_upcast", False):
             loaded = loaded.float()  # an autoencoder that overflows in half precision, as SDXL's first does
         return loaded.to(self.device)
@@ -117,32 +118,34 @@ class Family(ABC):
     def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         """See `LatentModel.trajectory`."""
 
+    def told(self, scale: float) -> Condition | None:
+        """What a network that takes the guidance scale as an input is told; None: guidance runs it twice."""
+        return None
+
+    @torch.no_grad()
     def guided(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Predict:
-        """Classifier-free guidance (Ho and Salimans 2022); no second pass where the scale is 1."""
+        """Classifier-free guidance (Ho and Salimans 2022); one pass where the scale is 1 or told."""
         scale = options.guidance_scale
         if scale is None:
             raise ValueError("options must be resolved")
         size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
-        with torch.no_grad():
-            d = self.condition(prompt, size)
-            null = self.null(options.negative_prompt, size) if scale != 1 else d
+        d, told = self.condition(prompt, size), self.told(scale)
+        null = None if scale == 1 or told is not None else self.null(options.negative_prompt, size)
+        d.update(told or {})
+
+        def rows(condition: Condition, n: int) -> Condition:
+            return {key: value.expand(n, *value.shape[1:]) for key, value in condition.items()}
 
         @torch.no_grad()
         def predict(z: torch.Tensor, timestep: float) -> torch.Tensor:
-            z = z.to(self.device, self.dtype)
-            if scale == 1:
-                return self.network(z, timestep, repeated(d, len(z)))
-            rows = {key: torch.cat([x, y]) for (key, x), y in zip(
-                repeated(null, len(z)).items(), repeated(d, len(z)).values(), strict=True)}  # fmt: skip
-            unguided, prompted = self.network(torch.cat([z, z]), timestep, rows).chunk(2)
+            z, n = z.to(self.device, self.dtype), len(z)
+            if null is None:
+                return self.network(z, timestep, rows(d, n))
+            both = {key: torch.cat([rows(null, n)[key], row]) for key, row in rows(d, n).items()}
+            unguided, prompted = self.network(torch.cat([z, z]), timestep, both).chunk(2)
             return unguided + scale * (prompted - unguided)
 
         return predict
-
-
-def repeated(condition: Condition, n: int) -> Condition:
-    """The same condition for each of n latents."""
-    return {key: value.expand(n, *value.shape[1:]) for key, value in condition.items()}
 
 
 def cut(tokenizer: Any, prompt: str, limit: int) -> str:
@@ -180,7 +183,7 @@ def _class(name: str) -> Any:
     raise ModelUnavailable(f"neither diffusers nor transformers has a {name}; install the versions of bld")
 
 
-def network(folder: Path, part: str, kind: Any, dtype: torch.dtype) -> Any:
+def whole_network(folder: Path, part: str, kind: Any, dtype: torch.dtype) -> Any:
     """A network of the folder, whole or not at all, ready to run and not to be trained."""
     precision = {"dtype" if kind.__module__.startswith("transformers.") else "torch_dtype": dtype}
     with loading(folder, part):

@@ -14,6 +14,7 @@ from bld.options import EditOptions
 class FlowFamily(Family):
     """A rectified-flow transformer: z = (1 - sigma) z_0 + sigma eps, and Euler's steps along its velocity."""
 
+    half = torch.bfloat16  # T5 overflows in float16, and so do these transformers
     transformer: Any
     patch = 2  # latent cells per token, along one side
 

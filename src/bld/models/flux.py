@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 
-from bld.models.family import Condition, Predict, cut
+from bld.models.family import Condition, cut
 from bld.models.flow import FlowFamily
-from bld.options import EditOptions
 
 
 class Flux(FlowFamily):
@@ -39,21 +38,9 @@ class Flux(FlowFamily):
         )
         return {"text": text, "pooled": pooled}
 
-    def guided(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Predict:
-        """dev takes the scale as an input, in one pass; schnell, which was trained with none, runs twice."""
-        if self.distilled or options.guidance_scale is None:
-            return super().guided(prompt, options, grid)
-        size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
-        with torch.no_grad():
-            d = self.condition(prompt, size)
-        d["guidance"] = torch.tensor([options.guidance_scale], device=self.device)
-
-        @torch.no_grad()
-        def predict(z: torch.Tensor, timestep: float) -> torch.Tensor:
-            rows = {key: value.expand(len(z), *value.shape[1:]) for key, value in d.items()}
-            return self.network(z.to(self.device, self.dtype), timestep, rows)
-
-        return predict
+    def told(self, scale: float) -> Condition | None:
+        """dev is told the scale; schnell, which was trained with none, runs twice where it is not 1."""
+        return None if self.distilled else {"guidance": torch.tensor([scale], device=self.device)}
 
     def network(self, z: torch.Tensor, timestep: float, condition: Condition) -> torch.Tensor:
         n, channels, height, width = z.shape

@@ -34,7 +34,8 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Lat
     """Load a model by alias ("mini", "sdxl"), by path of a diffusers folder, or by hub id ("owner/name").
 
     device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32
-    on a CPU and float16 elsewhere. Raises ModelUnavailable with what is wrong and what would be right.
+    on a CPU and elsewhere the half precision that the family takes. Raises ModelUnavailable with what is
+    wrong and what would be right.
     """
     from bld.models.family import read_index
 
@@ -42,6 +43,8 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Lat
     precision = pick_dtype(dtype, where)
     folder = find(name)
     family = family_of(folder, read_index(folder)["_class_name"])
+    if dtype == "auto" and where.type != "cpu":
+        precision = family.half
     model: LatentModel = family(folder, name=name, device=where, dtype=precision)
     facts = known(name)
     if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell

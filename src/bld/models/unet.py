@@ -8,7 +8,7 @@ import torch
 
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import Level, Trajectory
-from bld.models.family import Condition, Family, Predict, cut
+from bld.models.family import Condition, Family, cut
 from bld.models.trajectory import Prediction, consistency, deterministic, start
 from bld.options import EditOptions
 
@@ -55,24 +55,13 @@ class UNetFamily(Family):
         )[0]
         return output.float()
 
-    def guided(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Predict:
-        """An LCM that knows of guidance is told its scale; every other network runs twice."""
+    def told(self, scale: float) -> Condition | None:
+        """Some LCMs know of guidance: they are told its scale, counted from 0."""
         width = self.unet.config.time_cond_proj_dim
-        if width is None or options.guidance_scale is None:
-            return super().guided(prompt, options, grid)
-        size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
-        told = torch.tensor([options.guidance_scale - 1.0])
-        with torch.no_grad():
-            d = self.condition(prompt, size)
-            d["guidance"] = self.pipe.get_guidance_scale_embedding(told, width).to(self.device, self.dtype)
-
-        @torch.no_grad()
-        def predict(z: torch.Tensor, timestep: float) -> torch.Tensor:
-            n = len(z)
-            rows = {key: value.expand(n, *value.shape[1:]) for key, value in d.items()}
-            return self.network(z.to(self.device, self.dtype), timestep, rows)
-
-        return predict
+        if width is None:
+            return None
+        embedding = self.pipe.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), width)
+        return {"guidance": embedding.to(self.device, self.dtype)}
 
     def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         from diffusers import DDIMScheduler, LCMScheduler
