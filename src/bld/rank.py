@@ -10,7 +10,8 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
-from bld.models.load import find, fingerprint, pick_device
+from bld.models.load import find, pick_device
+from bld.models.weights import fingerprint
 from bld.options import RankBy
 
 CLIP_FILES = ("*.json", "*.txt", "*.safetensors")  # of a hub repository

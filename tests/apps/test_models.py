@@ -14,7 +14,8 @@ from PIL import Image
 from bld.apps.models import HEADINGS, cells
 from bld.errors import ModelUnavailable
 from bld.models.known import KNOWN, known
-from bld.models.load import FAMILIES, check_whole
+from bld.models.load import FAMILIES, load_model
+from bld.models.weights import check_whole
 from tests.hub import hub
 from tests.tiny import tiny_folder
 
@@ -150,3 +151,21 @@ def test_weights_that_are_not_whole_are_named(damage: str, tmp_path: Path) -> No
         ModelUnavailable, match=r"weights\.safetensors: .*remove it and fetch the model again"
     ):
         check_whole(file)
+
+
+def test_a_model_too_large_for_the_memory_is_refused_before_it_is_read(
+    repositories: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(repositories / "owner" / "tiny", tmp_path / "model")
+    large = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = 250_000_000_000
+    facts = {"w": {"dtype": "F32", "shape": [weights], "data_offsets": [0, 4 * weights]}}
+    content = json.dumps(facts).encode()
+    large.write_bytes(len(content).to_bytes(8, "little") + content)
+    os.truncate(large, 8 + len(content) + 4 * weights)  # a hole: a terabyte that takes no room
+    with pytest.raises(
+        ModelUnavailable, match=r"take 1000\.\d GB, and [\d.]+ GB are free on cpu, --dtype bfl"
+    ):
+        load_model(str(folder), device="cpu")
+    with pytest.raises(ModelUnavailable, match=r"take 500\.\d GB, and [\d.]+ GB are free on cpu; close"):
+        load_model(str(folder), device="cpu", dtype="bfloat16")

@@ -13,7 +13,7 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.models.base import Trajectory
-from bld.models.load import fingerprint
+from bld.models.weights import fingerprint
 from bld.options import EditOptions
 
 Condition = dict[str, torch.Tensor]

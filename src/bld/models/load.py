@@ -1,8 +1,6 @@
 """From a model's name to a model: the bundled one, a folder, or a repository of the hub."""
 
-import hashlib
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import LatentModel
 from bld.models.known import KNOWN, known
+from bld.models.weights import check_memory, check_whole
 from bld.options import DType
 
 BUNDLED = Path(__file__).parent
@@ -45,6 +44,7 @@ def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> Lat
     family = family_of(folder, read_index(folder)["_class_name"])
     if dtype == "auto" and where.type != "cpu":
         precision = family.half
+    check_memory(folder, family.parts, precision, where)
     model: LatentModel = family(folder, name=name, device=where, dtype=precision)
     facts = known(name)
     if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell
@@ -132,23 +132,6 @@ def _download(id: str, files: Sequence[str]) -> Path:
         ) from error
 
 
-def check_whole(file: Path) -> None:
-    """Raise ModelUnavailable unless a safetensors file is as long as its header says."""
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        size = file.stat().st_size
-        try:
-            header = json.loads(content.read(min(length, size)))
-            ends = [facts["data_offsets"][1] for name, facts in header.items() if name != "__metadata__"]
-            whole = 8 + length + max(ends, default=0)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelUnavailable(
-                f"{file}: not a safetensors file; remove it and fetch the model again"
-            ) from error
-    if size != whole:
-        raise ModelUnavailable(f"{file}: {size} bytes of {whole}; remove it and fetch the model again")
-
-
 def pick_device(device: str) -> torch.device:
     """The device of a name. Raises InvalidInput if it does not exist here."""
     if device == "auto":
@@ -174,19 +157,3 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     if dtype not in precisions:
         raise InvalidInput(f"--dtype {dtype}: choose one of auto, {', '.join(precisions)}")
     return precisions[dtype]
-
-
-def fingerprint(folder: Path, parts: Sequence[str] = (".",)) -> str:
-    """A short name for the weights: sha256 over each safetensors file's name, size and 64 samples of it.
-
-    Samples, because reading gigabytes would take longer than loading them; training moves them all.
-    """
-    total = hashlib.sha256()
-    for file in sorted(file for part in parts for file in (folder / part).glob("*.safetensors")):
-        size = file.stat().st_size
-        total.update(f"{file.relative_to(folder)} {size}".encode())
-        with file.open("rb") as content:
-            for i in range(64):
-                content.seek(size * i // 64)
-                total.update(content.read(1 << 14))
-    return total.hexdigest()[:12]
