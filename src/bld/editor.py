@@ -21,7 +21,7 @@ from bld.images import (
 from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
-from bld.options import TUNED, DType, EditOptions, Reconstruction
+from bld.options import TUNED, EditOptions, LoadOptions, Reconstruction
 from bld.rank import Ranker, load_ranker, rank
 from bld.reconstruct import Scene, length, reconstruct
 from bld.task import Task, check
@@ -133,14 +133,15 @@ class Editor:
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, ranker: str = "auto", device: str = "auto", dtype: DType = "auto"
+        cls, name: str, *, ranker: str = "auto", options: LoadOptions | None = None, **changes: Any
     ) -> Self:
         """Load a model by name, folder or hub id, and the CLIP model that ranks its candidates.
 
+        Options come as a `LoadOptions` or one by one (device="cpu", lora=["style.safetensors:0.8"], ...).
         See `bld.models.load.load_model` and `bld.rank.load_ranker`.
         """
-        model = load_model(name, device=device, dtype=dtype)
-        return cls(model, load_ranker(ranker, name, device=device))
+        options = options or LoadOptions(**changes)
+        return cls(load_model(name, options), load_ranker(ranker, name, device=options.device))
 
     def edit(
         self,

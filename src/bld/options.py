@@ -128,6 +128,28 @@ class EditOptions:
             check(option.name, getattr(self, option.name))
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded, beside its name."""
+
+    device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps")
+    dtype: DType = _option("auto", "auto, float32, bfloat16, float16")
+    vae: str | None = _option(None, "another autoencoder for the model: a folder or a hub id")
+    lora: tuple[str, ...] = _option(
+        (), "LoRA weights to add: a .safetensors file, PATH or PATH:SCALE; may be given several times"
+    )
+    textual_inversion: tuple[str, ...] = _option(
+        (), "a learnt word to add: a .safetensors file, whose name is the word; may be given several times"
+    )
+    vae_tiling: bool = _option(False, "encode and decode in tiles: less memory where the crop is large")
+
+    def __post_init__(self) -> None:
+        for several in ("lora", "textual_inversion"):  # a record gives lists
+            object.__setattr__(self, several, tuple(getattr(self, several)))
+
+
+LOADING = {option.name: option for option in dataclasses.fields(LoadOptions)}
+
 FIELDS = {option.name: option for option in dataclasses.fields(EditOptions)}
 
 PRESETS: dict[Preset, dict[str, Any]] = {

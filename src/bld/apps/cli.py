@@ -20,13 +20,12 @@ from bld.apps.flags import (
     ImagePath,
     MaskPath,
     ModelName,
-    Precision,
     Prompt,
     refuse_unreadable,
     with_edit_options,
 )
 from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
-from bld.options import EditOptions, preset
+from bld.options import EditOptions, LoadOptions, preset
 
 if TYPE_CHECKING:
     from bld.editor import EditResult
@@ -74,8 +73,7 @@ def edit(
     prompt: Prompt,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the pictures")] = Path("outputs"),
     model: ModelName = MODEL,
-    device: Device = AUTO,
-    dtype: Precision = AUTO,
+    loading: LoadOptions,
     ranker: Annotated[
         str,
         typer.Option(
@@ -107,10 +105,10 @@ def edit(
             from bld.editor import Editor
 
             quiet_libraries()
-            editor = Editor.from_pretrained(model, ranker=ranker, device=device, dtype=dtype)  # type: ignore[arg-type]
+            editor = Editor.from_pretrained(model, ranker=ranker, options=loading)
             result = editor.edit(image, mask, prompt, options=options, progress=progress)
         chosen = ranker if result.ranker else "none"  # a later version of the model may have one
-        facts = record(result, Inputs(str(image), str(mask), device, dtype, chosen))
+        facts = record(result, Inputs(str(image), str(mask), loading, chosen))
         write(result, facts, stage, metadata=not no_metadata)
     report(result, facts, output, as_json=as_json)
 
@@ -134,7 +132,7 @@ def reconstruct(
     changes: dict[str, Any],
 ) -> None:
     """Reconstruct the background of an edit's candidates in another way, from their latents."""
-    from bld.apps.record import changed_inputs, read_folder, request
+    from bld.apps.record import changed_inputs, loading, read_folder, request
 
     facts = read_folder(folder)
     if more and candidates is None:
@@ -152,8 +150,7 @@ def reconstruct(
 
     latents = read_latents(folder / "latents.safetensors").of(numbers)
     asked = facts["request"]
-    image, mask, device, dtype = (asked[name] for name in ("image", "mask", "device", "dtype"))
-    inputs = Inputs(image, mask, device, dtype, asked.get("ranker") or "none")
+    inputs = Inputs(asked["image"], asked["mask"], loading(facts), asked.get("ranker") or "none")
     target = output or folder / options.reconstruct
     with staged(target) as stage:
         with shown(quiet=as_json) as (status, progress):
@@ -162,7 +159,7 @@ def reconstruct(
             from bld.models.load import load_model
 
             quiet_libraries()
-            editor = Editor(load_model(asked["model"], device=inputs.device, dtype=inputs.dtype))  # type: ignore[arg-type]
+            editor = Editor(load_model(asked["model"], inputs.loading))
             if editor.model.revision != facts["model"]["revision"]:
                 raise InvalidInput(f"{folder} was made by other weights of {asked['model']}: edit anew")
             result = editor.finish(
@@ -192,8 +189,7 @@ def visualize(
     frames: Annotated[int, typer.Option(help="how many of the steps to show", min=1)] = 12,
     mp4: Annotated[bool, typer.Option("--mp4", help="write process.mp4 too")] = False,
     model: ModelName = MODEL,
-    device: Device = AUTO,
-    dtype: Precision = AUTO,
+    loading: LoadOptions,
     changes: dict[str, Any],
 ) -> None:
     """Show an edit as it happens: the picture guessed after each step, and the mask in force."""
@@ -212,7 +208,7 @@ def visualize(
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()
-            loaded = load_model(model, device=device, dtype=dtype)  # type: ignore[arg-type]
+            loaded = load_model(model, loading)
             task = check(loaded, image, mask, prompt, options)
             seen = []
             for frame in process(loaded, task, frames=frames):

@@ -7,19 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from bld.apps.flags import (
-    AUTO,
     MODEL,
     PROCESS,
-    Device,
     ImagePath,
     MaskPath,
     ModelName,
-    Precision,
     Prompt,
     refuse_unreadable,
     with_edit_options,
 )
-from bld.options import EditOptions
+from bld.options import EditOptions, LoadOptions
 
 TILE = 192  # px, longer side
 
@@ -51,8 +48,7 @@ def sensitivity(
         typer.Option(help=f"how many edits of each (default {EditOptions.candidates})", min=1, max=256),
     ] = None,
     model: ModelName = MODEL,
-    device: Device = AUTO,
-    dtype: Precision = AUTO,
+    loading: LoadOptions,
     changes: dict[str, Any],
 ) -> None:
     """The same edit with one thing changed at a time: prompt, mask, a turn, a blur. One contact sheet."""
@@ -80,7 +76,7 @@ def sensitivity(
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()
-            editor = Editor(load_model(model, device=device, dtype=dtype))  # type: ignore[arg-type]
+            editor = Editor(load_model(model, loading))
             rows = []
             series, same = prepare(
                 editor.model, image, mask, prompt, other_prompts=other_prompt or (), options=options

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from bld.options import FIELDS, EditOptions, flag
+from bld.options import FIELDS, LOADING, EditOptions, LoadOptions, flag
 
 MODEL, AUTO = "mini", "auto"
 
@@ -19,8 +19,7 @@ Prompt = Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="an alias (bld models), a diffusers folder, or a hub id")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")]
+Device = Annotated[str, typer.Option(help=LOADING["device"].metadata["help"])]
 
 GROUPS = {
     "Pictures": ("candidates", "batch_size", "tune_candidates", "rank_by"),
@@ -71,6 +70,23 @@ def parameter(name: str, group: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def loading_parameter(name: str) -> inspect.Parameter:
+    """A load option as a typer parameter; None means that the user did not give it."""
+    option = LOADING[name]
+    takes = {bool: bool, tuple: list[str]}.get(type(option.default), str)
+    shown = f" (default {option.default})" if isinstance(option.default, str) else ""
+    annotation = Annotated[
+        takes | None,  # type: ignore[valid-type]
+        typer.Option(
+            flag(name),
+            help=option.metadata["help"] + shown,
+            show_default=False,
+            rich_help_panel="Loading the model",
+        ),
+    ]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
 def refuse_unreadable(image: Path, mask: Path, options: EditOptions) -> None:
     """Raise InvalidInput for files that cannot be edited, before a model is loaded."""
     from bld.images import open_photograph, read_mask
@@ -86,15 +102,23 @@ PROCESS = ("Sampling", "Mask", "Limits")  # what matters before an edit is finis
 def with_edit_options(
     command: Callable[..., Any], groups: tuple[str, ...] = tuple(GROUPS)
 ) -> Callable[..., Any]:
-    """Give a command a flag per field of EditOptions in `groups`; it gets the given ones as `changes`."""
-    extra = [parameter(name, group) for group in groups for name in GROUPS[group]]
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "changes"]
+    """Give a command a flag per field of EditOptions in `groups`; it gets the given ones as `changes`.
+
+    One that has a parameter `loading` gets a flag per field of LoadOptions too, and its options.
+    """
+    parameters = inspect.signature(command).parameters
+    edits = [parameter(name, group) for group in groups for name in GROUPS[group]]
+    loads = [loading_parameter(name) for name in LOADING] if "loading" in parameters else []
+    own = [p for p in parameters.values() if p.name not in ("changes", "loading")]
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> Any:
-        changes = {p.name: given.pop(p.name) for p in extra}
+        changes, loading = ({p.name: given.pop(p.name) for p in flags} for flags in (edits, loads))
+        if loads:
+            given["loading"] = LoadOptions(**{k: v for k, v in loading.items() if v is not None})
         return command(**given, changes={k: v for k, v in changes.items() if v is not None})
 
-    wrapped.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in (*own, *extra)}
+    every = [*own, *edits, *loads]
+    wrapped.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in every}
     return wrapped

@@ -14,7 +14,7 @@ from typing import Any
 from bld.editor import EditResult
 from bld.errors import InvalidInput
 from bld.images import read_text_chunks
-from bld.options import FIELDS, EditOptions, flag
+from bld.options import FIELDS, LOADING, EditOptions, LoadOptions, flag
 
 TEXT_KEY = "bld"
 FORMAT = 1
@@ -26,8 +26,7 @@ class Inputs:
 
     image: str
     mask: str
-    device: str
-    dtype: str
+    loading: LoadOptions
     ranker: str
 
 
@@ -43,8 +42,7 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
             "mask": inputs.mask,
             "prompt": result.prompt,
             "model": result.model,
-            "device": inputs.device,
-            "dtype": inputs.dtype,
+            **dataclasses.asdict(inputs.loading),
             "ranker": inputs.ranker,
             **dataclasses.asdict(result.options),
         },
@@ -99,6 +97,7 @@ def read(picture: Path) -> dict[str, Any]:
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
         request(facts)
+        loading(facts)
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{picture}: what it says of itself cannot be read ({error})") from error
     return facts
@@ -110,6 +109,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         request(facts)
+        loading(facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
             f"{path}: not the record of an edit; give the output folder of bld edit"
@@ -123,12 +123,22 @@ def request(facts: dict[str, Any]) -> EditOptions:
     return EditOptions(**{name: asked[name] for name in FIELDS if name in asked})
 
 
+def loading(facts: dict[str, Any]) -> LoadOptions:
+    """How an edit's model was loaded, as its record has it."""
+    asked = facts["request"]
+    return LoadOptions(**{name: asked[name] for name in LOADING if name in asked})
+
+
 def command(facts: dict[str, Any]) -> str:
     """The command line that makes the edit again. Every open choice is spelled out."""
     request = facts["request"]
     words = ["bld", "edit"]
     for name in ("image", "mask", "prompt", "model", "device", "dtype"):
         words += [flag(name), str(request[name])]
+    for name, value in dataclasses.asdict(loading(facts)).items():
+        if name not in ("device", "dtype") and value != LOADING[name].default:
+            given = value if isinstance(value, tuple) else (value,)
+            words += [word for one in given for word in ([flag(name)] if one is True else [flag(name), one])]
     words += ["--ranker", request.get("ranker") or "none"]  # older versions ranked only when told to
     for name, option in FIELDS.items():
         value = request.get(name, option.default)

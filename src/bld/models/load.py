@@ -11,7 +11,7 @@ from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import LatentModel
 from bld.models.known import KNOWN, known
 from bld.models.weights import check_memory, check_whole
-from bld.options import DType
+from bld.options import DType, LoadOptions
 
 BUNDLED = Path(__file__).parent
 BUNDLED_NAMES = ("mini",)
@@ -29,27 +29,31 @@ FAMILIES = {
 }
 
 
-def load_model(name: str, *, device: str = "auto", dtype: DType = "auto") -> LatentModel:
+def load_model(name: str, options: LoadOptions | None = None, **changes: Any) -> LatentModel:
     """Load a model by alias ("mini", "sdxl"), by path of a diffusers folder, or by hub id ("owner/name").
 
-    device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32
-    on a CPU and elsewhere the half precision that the family takes. Raises ModelUnavailable with what is
-    wrong and what would be right.
+    Options come as a `LoadOptions` or one by one (device="cpu", ...). device: "auto" (a GPU if there is
+    one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32 on a CPU and elsewhere the half precision
+    that the family takes. Raises ModelUnavailable with what is wrong and what would be right.
     """
+    from bld.models.adapt import adapt
     from bld.models.family import read_index
 
-    where = pick_device(device)
-    precision = pick_dtype(dtype, where)
+    options = options or LoadOptions(**changes)
+    where = pick_device(options.device)
+    precision = pick_dtype(options.dtype, where)
     folder = find(name)
     family = family_of(folder, read_index(folder)["_class_name"])
-    if dtype == "auto" and where.type != "cpu":
+    if options.dtype == "auto" and where.type != "cpu":
         precision = family.half
     check_memory(folder, family.parts, precision, where)
-    model: LatentModel = family(folder, name=name, device=where, dtype=precision)
+    model = family(folder, name=name, device=where, dtype=precision)
     facts = known(name)
     if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell
         model.steps, model.guidance_scale = facts.steps, facts.guidance_scale
-    return model
+    adapt(model, options)
+    loaded: LatentModel = model
+    return loaded
 
 
 def family_of(folder: Path, pipeline: str) -> Any:

@@ -111,6 +111,7 @@ class UNetModel(UNetFamily):
     guidance_scale = 7.5
     text_encoder: Any
     tokenizer: Any
+    words: tuple[str, ...] = ()  # that were learnt
 
     def __init__(self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(folder, name=name, device=device, dtype=dtype)
@@ -121,15 +122,25 @@ class UNetModel(UNetFamily):
                 "(tokenizer_config.json)"
             )
 
+    def learn_word(self, file: Path) -> None:
+        """Take a learnt word, of one or several tokens; prompts that have the file's name in them use it."""
+        self.pipe.load_textual_inversion(file.parent, weight_name=file.name, token=file.stem)
+        self.words = (*self.words, file.stem)
+        self.text_encoder.eval().requires_grad_(False)
+
+    def spelled(self, prompt: str) -> str:
+        """The prompt with each learnt word as the tokens that it is made of."""
+        return str(self.pipe.maybe_convert_prompt(prompt, self.tokenizer)) if self.words else prompt
+
     def excess(self, prompt: str) -> str:
         """The words past the tokenizer's limit, as the tokenizer writes them back; "" if none."""
-        return cut(self.tokenizer, prompt, self.tokenizer.model_max_length)
+        return cut(self.tokenizer, self.spelled(prompt), self.tokenizer.model_max_length)
 
     @torch.no_grad()
     def embed(self, prompt: str) -> torch.Tensor:
         """The prompt for cross-attention: 1 tokens width. What `excess` returns is not read."""
         tokens = self.tokenizer(
-            prompt,
+            self.spelled(prompt),
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
             truncation=True,

@@ -1,0 +1,236 @@
+"""What is added to a model when it is loaded: LoRA weights, learnt words, another autoencoder."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from bld import Editor
+from bld.errors import InvalidInput
+from bld.models.adapt import scaled
+from bld.models.load import load_model
+from bld.models.unet import UNetModel
+from bld.options import EditOptions, LoadOptions, resolve
+
+PROMPT, GRID = "a red apple", (8, 8)
+
+
+@pytest.fixture(scope="session")
+def lora(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LoRA weights for the tiny model's UNet and text encoder, as peft and diffusers save them."""
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny)
+    layers = []
+    for part, targets in ((pipeline.unet, ["to_q", "to_v"]), (pipeline.text_encoder, ["q_proj"])):
+        part.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+        weights = get_peft_model_state_dict(part)
+        draws = torch.Generator().manual_seed(len(weights))
+        layers.append({k: 0.2 * torch.randn(v.shape, generator=draws) for k, v in weights.items()})
+    folder = tmp_path_factory.mktemp("lora")
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=layers[0],
+        text_encoder_lora_layers=layers[1],
+        weight_name="style.safetensors",
+    )
+    return folder / "style.safetensors"
+
+
+def word(folder: Path, model: UNetModel, tokens: int = 1, width: int | None = None) -> Path:
+    """A learnt word of some tokens."""
+    width = width or model.text_encoder.config.hidden_size
+    vectors = torch.randn(tokens, width, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, folder / "mycat.safetensors")
+    return folder / "mycat.safetensors"
+
+
+def sampled(model: UNetModel, prompt: str = PROMPT) -> torch.Tensor:
+    asked = EditOptions(seed=0, steps=2, guidance_scale=3)
+    options = resolve(asked, steps=1, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    z = torch.randn(1, 4, *GRID, generator=torch.Generator().manual_seed(1))
+    for step in model.trajectory(prompt, options, GRID):
+        z = step.denoise(z)
+    return z
+
+
+@pytest.fixture
+def loaded(tiny: Path) -> Callable[..., UNetModel]:
+    def load(**changes: object) -> UNetModel:
+        model = load_model(str(tiny), device="cpu", **changes)
+        assert isinstance(model, UNetModel)
+        return model
+
+    return load
+
+
+def refused(load: Callable[..., UNetModel], **changes: object) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        load(**changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- LoRA ---
+
+
+def test_lora_weights_do_what_they_do_in_diffusers(
+    loaded: Callable[..., UNetModel], tiny: Path, lora: Path
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny)
+    pipeline.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="style")
+    pipeline.set_adapters(["style"], [0.7])
+    model = loaded(lora=(f"{lora}:0.7",))
+    ids = model.tokenizer(PROMPT, padding="max_length", return_tensors="pt").input_ids
+    z = torch.randn(1, 4, *GRID, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        text = pipeline.text_encoder(ids).last_hidden_state
+        expected = pipeline.unet(z, 500, text).sample
+    torch.testing.assert_close(model.embed(PROMPT), text, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.network(z, 500, {"text": text}), expected, atol=1e-5, rtol=0)
+
+
+def test_scale_0_is_none_and_two_add_up(loaded: Callable[..., UNetModel], lora: Path) -> None:
+    plain, without, half, twice, whole = (
+        loaded(lora=added)
+        for added in ((), (f"{lora}:0",), (f"{lora}:0.5",), (f"{lora}:0.5",) * 2, (str(lora),))
+    )
+    torch.testing.assert_close(sampled(without), sampled(plain), atol=1e-5, rtol=0)
+    assert (sampled(half) - sampled(plain)).abs().max() > 1e-2
+    torch.testing.assert_close(sampled(twice), sampled(whole), atol=1e-3, rtol=0)
+    assert len({model.revision for model in (plain, without, half, twice, whole)}) == 5
+    assert not any(p.requires_grad for p in whole.unet.parameters())
+    assert not whole.unet.training
+
+
+def test_a_path_may_have_a_scale_or_a_colon(tmp_path: Path) -> None:
+    assert scaled("style.safetensors:0.8") == (Path("style.safetensors"), 0.8)
+    assert scaled("style.safetensors") == (Path("style.safetensors"), 1.0)
+    odd = tmp_path / "a:1.safetensors"
+    odd.write_bytes(b"")
+    assert scaled(str(odd)) == (odd, 1.0)
+    with pytest.raises(InvalidInput, match="expected PATH or PATH:SCALE"):
+        scaled("style.safetensors:much")
+
+
+def test_lora_weights_of_another_model_are_refused(
+    loaded: Callable[..., UNetModel], lora: Path, tmp_path: Path
+) -> None:
+    other = {key: value.repeat_interleave(2, -1) for key, value in load_file(lora).items()}
+    save_file(other, tmp_path / "wide.safetensors")
+    message = refused(loaded, lora=(str(tmp_path / "wide.safetensors"),))
+    assert "does not fit" in message
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_learnt_word_is_its_vectors(loaded: Callable[..., UNetModel], tmp_path: Path, tokens: int) -> None:
+    plain = loaded()
+    model = loaded(textual_inversion=(str(word(tmp_path, plain, tokens)),))
+    spelled = model.spelled("a photo of mycat")
+    ids = model.tokenizer(spelled)["input_ids"][1:-1]
+    vectors = model.text_encoder.get_input_embeddings().weight[ids[-tokens:]]
+    torch.testing.assert_close(vectors, load_file(tmp_path / "mycat.safetensors")["emb_params"])
+    assert torch.equal(model.embed(PROMPT), plain.embed(PROMPT)), "other prompts are read as before"
+    assert not torch.equal(model.embed("mycat"), plain.embed("mycat"))
+    assert bool(model.excess("a " * 20 + "mycat mycat")) == (tokens > 1), "22 tokens fit"
+    assert model.revision != plain.revision
+
+
+def test_a_word_of_another_width_is_refused(loaded: Callable[..., UNetModel], tmp_path: Path) -> None:
+    file = word(tmp_path, loaded(), width=7)
+    assert "does not fit" in refused(loaded, textual_inversion=(str(file),))
+
+
+# --- autoencoders ---
+
+
+def test_another_autoencoder_encodes_and_decodes(
+    loaded: Callable[..., UNetModel], tiny: Path, tmp_path: Path
+) -> None:
+    plain, folder = loaded(), shutil.copytree(tiny / "vae", tmp_path / "vae")
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    save_file({k: v * 1.1 for k, v in load_file(weights).items()}, weights, {"format": "pt"})
+    model, x = loaded(vae=str(folder)), torch.rand(1, 3, 64, 64) * 2 - 1
+    assert not torch.equal(model.encode(x), plain.encode(x))
+    torch.testing.assert_close(sampled(model), sampled(plain))
+    assert model.revision != plain.revision
+
+
+def test_an_autoencoder_of_other_latents_is_refused(
+    loaded: Callable[..., UNetModel], tiny: Path, tmp_path: Path
+) -> None:
+    from diffusers import AutoencoderKL
+
+    config = json.loads((tiny / "vae" / "config.json").read_text())
+    AutoencoderKL.from_config({**config, "latent_channels": 16}).save_pretrained(tmp_path / "vae")
+    message = refused(loaded, vae=str(tmp_path / "vae"))
+    assert "16 latent channels at 1/8 of the size" in message
+
+
+def test_tiles_are_switched_on(loaded: Callable[..., UNetModel]) -> None:
+    assert loaded(vae_tiling=True).vae.use_tiling
+    assert not loaded().vae.use_tiling
+
+
+# --- bad files, and the command line ---
+
+
+@pytest.mark.parametrize("what", ["lora", "textual_inversion"])
+def test_a_file_that_is_not_safetensors_is_refused(
+    loaded: Callable[..., UNetModel], what: str, tmp_path: Path
+) -> None:
+    assert "no such file" in refused(loaded, **{what: (str(tmp_path / "none.safetensors"),)})
+    for name, says in (("a.pt", "others may run code"), ("a.safetensors", "not a safetensors file")):
+        (tmp_path / name).write_bytes(b"\x80\x04K\x01.")
+        assert says in refused(loaded, **{what: (str(tmp_path / name),)})
+
+
+def test_an_edit_with_additions_is_made_again_from_its_record(tiny: Path, lora: Path, tmp_path: Path) -> None:
+    photo, mask = np.full((64, 64, 3), 99, np.uint8), np.zeros((64, 64), np.uint8)
+    mask[16:48, 16:48] = 255
+    for name, pixels in (("photo", photo), ("mask", mask)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    words = shlex.split(
+        f"edit --image {tmp_path}/photo.png --mask {tmp_path}/mask.png --prompt '{PROMPT}' --model {tiny} "
+        f"--lora {lora}:0.5 --lora {lora} --vae-tiling --seed 3 --steps 2 --candidates 1 --device cpu "
+        f"--output {tmp_path}/out"
+    )
+
+    def bld(*words: object) -> str:
+        ran = subprocess.run(
+            [sys.executable, "-m", "bld.apps.cli", *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    bld(*words)
+    told = bld("info", tmp_path / "out" / "result.png").splitlines()[-1]
+    again = shlex.split(told[told.index("bld edit") :])[1:]
+    assert [again[i + 1] for i, one in enumerate(again) if one == "--lora"] == [f"{lora}:0.5", str(lora)]
+    assert "--vae-tiling" in again
+    bld(*again, "--output", tmp_path / "again")
+    first, second = (tmp_path / folder / "result.png" for folder in ("out", "again"))
+    assert first.read_bytes() == second.read_bytes()
+    options = LoadOptions(device="cpu", lora=(f"{lora}:0.5", str(lora)), vae_tiling=True)
+    editor = Editor.from_pretrained(str(tiny), options=options)
+    result = editor.edit(photo, mask, PROMPT, seed=3, steps=2, candidates=1)
+    assert np.array_equal(np.asarray(Image.open(first)), result.best.photograph.pixels)
