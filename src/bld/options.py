@@ -142,6 +142,9 @@ class LoadOptions:
         (), "a learnt word to add: a .safetensors file, whose name is the word; may be given several times"
     )
     vae_tiling: bool = _option(False, "encode and decode in tiles: less memory where the crop is large")
+    allow_pickle: bool = _option(
+        False, "read pickled weights where a part has no others; torch then reads nothing but weights"
+    )
 
     def __post_init__(self) -> None:
         for several in ("lora", "textual_inversion"):  # a record gives lists

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from bld.apps.models import HEADINGS, cells
 from bld.errors import ModelUnavailable
@@ -70,10 +72,14 @@ def test_the_docs_have_every_pipeline_that_loads() -> None:
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """owner/tiny, with more in it than bld reads, and owner/gated."""
+    """owner/tiny, with more in it than bld reads, owner/pickled, and owner/gated."""
     root = tmp_path_factory.mktemp("hub")
     tiny = tiny_folder(root / "owner" / "tiny")
     (root / "owner" / "gated").mkdir()
+    pickled = shutil.copytree(tiny, root / "owner" / "pickled") / "unet"
+    (weights,) = pickled.glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
     (tiny / "safety_checker").mkdir()
     for extra in ("safety_checker/model.safetensors", "unet/model.bin", "v1-5-pruned.safetensors"):
         (tiny / extra).write_bytes(bytes(100))
@@ -119,6 +125,19 @@ def test_a_repository_that_does_not_give_says_what_to_do(
     assert failed.returncode == 2
     assert len(failed.stderr.strip().splitlines()) == 1
     assert all(words in failed.stderr for words in (f"model {id}", *says))
+
+
+def test_pickled_weights_are_fetched_only_when_that_is_allowed(repositories: Path, tmp_path: Path) -> None:
+    with hub(repositories) as (endpoint, asked):
+        online = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
+        failed = bld("models", "fetch", "owner/pickled", **online)
+        assert failed.returncode == 2
+        assert "its unet has no weights but pickled ones" in failed.stderr
+        assert not [path for path in asked if path.endswith(".bin")]
+        fetched = bld("models", "fetch", "owner/pickled", "--allow-pickle", **online)
+        assert fetched.returncode == 0, fetched.stderr
+    folder = Path(fetched.stdout.rpartition(" in ")[2].strip())
+    assert [file.name for file in (folder / "unet").glob("*.bin")] == ["diffusion_pytorch_model.bin"]
 
 
 def test_without_a_network_the_message_names_cache_and_command(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from bld.errors import InvalidInput, ModelUnavailable
 from bld.models import load
 from bld.models.load import BUNDLED, BUNDLED_NAMES, find, load_model, pick_device, pick_dtype
 from bld.models.unet import UNetModel
+from bld.models.weights import fingerprint
 
 PARTS = tuple(UNetModel.parts)
 WEIGHTS = {
@@ -298,3 +299,51 @@ def test_the_precision_is_that_of_every_part(tiny: Path) -> None:
     assert isinstance(model, UNetModel)
     for part in (model.vae, model.unet, model.text_encoder):
         assert {parameter.dtype for parameter in part.parameters()} == {torch.bfloat16}
+
+
+# --- pickles ---
+
+
+class Evil:
+    """What a pickle may do when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.marker,)
+
+
+def pickled(folder: Path, part: str, weights: Any) -> None:
+    """Put a pickle in the place of a part's safetensors."""
+    (file,) = (folder / part).glob("*.safetensors")
+    torch.save(weights, file.with_name("diffusion_pytorch_model.bin"))
+    file.unlink()
+
+
+def test_pickled_weights_are_read_only_when_that_is_allowed(copy: Path) -> None:
+    whole = load_model(str(copy), device="cpu")
+    pickled(copy, "unet", load_file(next((copy / "unet").glob("*.safetensors"))))
+    message = refused(copy)
+    assert "its unet has pickled weights alone" in message
+    assert "--allow-pickle" in message
+    loaded = load_model(str(copy), device="cpu", allow_pickle=True)
+    assert isinstance(loaded, UNetModel)
+    assert isinstance(whole, UNetModel)
+    for mine, theirs in zip(loaded.unet.parameters(), whole.unet.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    (file,) = (copy / "unet").glob("*.bin")
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert fingerprint(copy, PARTS) != loaded.revision, "the revision does not know of the pickle"
+
+
+def test_a_malicious_pickle_runs_nothing(copy: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    pickled(copy, "unet", {"conv_in.weight": Evil(marker)})
+    torch.load(copy / "unet" / "diffusion_pytorch_model.bin", weights_only=False)
+    assert marker.is_file(), "the pickle is harmless: it proves nothing"
+    marker.unlink()
+    refused(copy)
+    with pytest.raises(ModelUnavailable, match="cannot load its unet"):
+        load_model(str(copy), device="cpu", allow_pickle=True)
+    assert not marker.exists()

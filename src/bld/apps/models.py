@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bld.models.known import KNOWN, Known
+from bld.options import LOADING
 
 app = typer.Typer(
     name="models",
@@ -56,7 +57,12 @@ def cells(model: Known) -> tuple[str, ...]:
 
 
 @app.command()
-def fetch(name: Annotated[str, typer.Argument(help="alias or hub id")]) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(help="alias or hub id")],
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help=LOADING["allow_pickle"].metadata["help"])
+    ] = False,
+) -> None:
     """Download a model to the hub's cache; what broke off goes on. HF_HOME says where the cache is."""
     from bld.errors import InvalidInput
     from bld.models.known import known
@@ -66,4 +72,5 @@ def fetch(name: Annotated[str, typer.Argument(help="alias or hub id")]) -> None:
     if name in BUNDLED_NAMES:
         raise InvalidInput(f"{name} is in the package: there is nothing to fetch")
     facts = known(name)
-    typer.echo(f"{name} is complete in {download(facts.id if facts else name)}")
+    folder = download(facts.id if facts else name, pickles=allow_pickle)
+    typer.echo(f"{name} is complete in {folder}")

@@ -13,7 +13,7 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.models.base import Trajectory
-from bld.models.weights import fingerprint
+from bld.models.weights import fingerprint, is_pickled
 from bld.options import EditOptions
 
 Condition = dict[str, torch.Tensor]
@@ -37,10 +37,15 @@ class Family(ABC):
     native_size: int
     scheduler: dict[str, Any]  # its configuration
 
-    def __init__(self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        """Load the parts. Raises ModelUnavailable if one is missing, of another class, or not whole."""
+    def __init__(
+        self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, pickles: bool = False
+    ) -> None:
+        """Load the parts. Raises ModelUnavailable if one is missing, of another class, or not whole.
+
+        pickles: whether weights may be read from a pickle where there are no others.
+        """
         self.index = check_layout(folder, self.parts, self.optional)
-        self.name, self.device, self.dtype = name, device, dtype
+        self.name, self.device, self.dtype, self.pickles = name, device, dtype, pickles
         here = [part for part in self.parts if (folder / part).is_dir()]
         self.revision = fingerprint(folder, here)
         for part, kind in self.parts.items():
@@ -56,7 +61,7 @@ class Family(ABC):
         if part.startswith("tokenizer"):
             with loading(folder, part):
                 return _class(kind).from_pretrained(folder / part)
-        loaded = whole_network(folder, part, _class(kind), self.dtype)
+        loaded = whole_network(folder, part, _class(kind), self.dtype, pickles=self.pickles)
         if self.dtype == torch.float16 and getattr(loaded.config, "force_upcast", False):
             loaded = loaded.float()  # an autoencoder that overflows in half precision, as SDXL's first does
         return loaded.to(self.device)
@@ -183,12 +188,18 @@ def _class(name: str) -> Any:
     raise ModelUnavailable(f"neither diffusers nor transformers has a {name}; install the versions of bld")
 
 
-def whole_network(folder: Path, part: str, kind: Any, dtype: torch.dtype) -> Any:
+def whole_network(folder: Path, part: str, kind: Any, dtype: torch.dtype, *, pickles: bool = False) -> Any:
     """A network of the folder, whole or not at all, ready to run and not to be trained."""
+    pickled = is_pickled(folder / part)
+    if pickled and not pickles:
+        raise ModelUnavailable(
+            f"{folder}: its {part} has pickled weights alone, and reading a pickle may run code; give a "
+            "model with safetensors, or --allow-pickle to have torch read the weights and nothing else"
+        )
     precision = {"dtype" if kind.__module__.startswith("transformers.") else "torch_dtype": dtype}
     with loading(folder, part):
         module, found = kind.from_pretrained(
-            folder / part, use_safetensors=True, output_loading_info=True, **precision
+            folder / part, use_safetensors=not pickled, output_loading_info=True, **precision
         )
         made_up = [*found["missing_keys"], *found["mismatched_keys"]]
         if made_up:  # both libraries would go on with random numbers

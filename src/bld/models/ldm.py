@@ -26,8 +26,8 @@ class LatentDiffusion(UNetFamily):
     bert: Any
     tokenizer: Any
 
-    def __init__(self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(folder, name=name, device=device, dtype=dtype)
+    def __init__(self, folder: Path, **loading: Any) -> None:
+        super().__init__(folder, **loading)
         self.tokens = min(TOKENS, self.bert.config.max_position_embeddings)
 
     def excess(self, prompt: str) -> str:

@@ -42,12 +42,12 @@ def load_model(name: str, options: LoadOptions | None = None, **changes: Any) ->
     options = options or LoadOptions(**changes)
     where = pick_device(options.device)
     precision = pick_dtype(options.dtype, where)
-    folder = find(name)
+    folder = find(name, pickles=options.allow_pickle)
     family = family_of(folder, read_index(folder)["_class_name"])
     if options.dtype == "auto" and where.type != "cpu":
         precision = family.half
     check_memory(folder, family.parts, precision, where)
-    model = family(folder, name=name, device=where, dtype=precision)
+    model = family(folder, name=name, device=where, dtype=precision, pickles=options.allow_pickle)
     facts = known(name)
     if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell
         model.steps, model.guidance_scale = facts.steps, facts.guidance_scale
@@ -68,11 +68,11 @@ def family_of(folder: Path, pipeline: str) -> Any:
     return getattr(importlib.import_module(f"bld.models.{module}"), name)
 
 
-def find(name: str, files: Sequence[str] = ()) -> Path:
+def find(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path:
     """The folder of a model; downloads a hub repository unless HF_HUB_OFFLINE says not to.
 
-    files: patterns of what is downloaded, if not a diffusers pipeline. Pickled weights and second copies
-    never are.
+    files: patterns of what is downloaded, if not a diffusers pipeline. Second copies of the weights never
+    are, and pickled ones only if `pickles` says so and there are no others.
     """
     if name in BUNDLED_NAMES:
         return BUNDLED / name
@@ -81,7 +81,7 @@ def find(name: str, files: Sequence[str] = ()) -> Path:
         return path
     facts = known(name)
     if facts:
-        return fetch(facts.id, files)
+        return fetch(facts.id, files, pickles=pickles)
     if path.exists():
         raise ModelUnavailable(f"model {name}: a file; give the folder of a diffusers model")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -89,10 +89,10 @@ def find(name: str, files: Sequence[str] = ()) -> Path:
             f"unknown model {name}: give an alias ({', '.join(model.alias for model in KNOWN)}), "
             "the folder of a diffusers model, or a hub id such as owner/name"
         )
-    return fetch(name, files)
+    return fetch(name, files, pickles=pickles)
 
 
-def fetch(id: str, files: Sequence[str] = ()) -> Path:
+def fetch(id: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path:
     """Download of a hub repository a pipeline's index and then the parts that its family takes, or `files`.
 
     What the cache has is not downloaded again, and a download that broke off goes on. Raises
@@ -107,14 +107,26 @@ def fetch(id: str, files: Sequence[str] = ()) -> Path:
     folder = _download(id, ["model_index.json", *(f"{part}/*" for part in (*family.parts, "ranker"))])
     for file in sorted(folder.rglob("*.safetensors")):
         check_whole(file)
-    return folder
+    bare = [part for part in family.parts if is_bare(folder / part)]
+    if bare and not pickles:
+        raise ModelUnavailable(
+            f"model {id}: its {' and '.join(bare)} has no weights but pickled ones, and reading them may "
+            "run code; --allow-pickle has torch read the weights and nothing else"
+        )
+    return _download(id, [f"{part}/*.bin" for part in bare], pickles=True) if bare else folder
 
 
-def _download(id: str, files: Sequence[str]) -> Path:
+def is_bare(part: Path) -> bool:
+    """Whether a downloaded part is a network without weights."""
+    return (part / "config.json").is_file() and not any(part.glob("*.safetensors"))
+
+
+def _download(id: str, files: Sequence[str], *, pickles: bool = False) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub import errors as hub
 
-    unwanted = ["*.bin", "*.ckpt", "*.msgpack", "*.fp16.*", "*non_ema*"]  # second copies of the weights
+    unwanted = ["*.ckpt", "*.msgpack", "*.fp16.*", "*non_ema*"]  # second copies of the weights
+    unwanted += [] if pickles else ["*.bin"]
     page = f"{constants.ENDPOINT}/{id}"
     try:
         return Path(snapshot_download(id, allow_patterns=list(files), ignore_patterns=unwanted))

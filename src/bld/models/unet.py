@@ -23,8 +23,8 @@ class UNetFamily(Family):
 
     unet: Any
 
-    def __init__(self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(folder, name=name, device=device, dtype=dtype)
+    def __init__(self, folder: Path, **loading: Any) -> None:
+        super().__init__(folder, **loading)
         channels, latent = self.unet.config.in_channels, self.vae.config.latent_channels
         if channels != latent:
             raise ModelUnavailable(
@@ -113,8 +113,8 @@ class UNetModel(UNetFamily):
     tokenizer: Any
     words: tuple[str, ...] = ()  # that were learnt
 
-    def __init__(self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(folder, name=name, device=device, dtype=dtype)
+    def __init__(self, folder: Path, **loading: Any) -> None:
+        super().__init__(folder, **loading)
         self.guidance_scale = float(self.index.get("_bld_guidance_scale", self.guidance_scale))
         if self.tokenizer.model_max_length > self.text_encoder.config.max_position_embeddings:
             raise ModelUnavailable(

@@ -13,6 +13,11 @@ import torch
 from bld.errors import ModelUnavailable
 
 
+def is_pickled(part: Path) -> bool:
+    """Whether a part of a model has pickled weights and no others."""
+    return any(part.glob("*.bin")) and not any(part.glob("*.safetensors"))
+
+
 def header(file: Path) -> tuple[dict[str, Any], int]:
     """The tensors of a safetensors file (dtype, shape, data_offsets, by name), and how long it should be.
 
@@ -40,12 +45,13 @@ def check_whole(file: Path) -> None:
 
 
 def fingerprint(folder: Path, parts: Sequence[str] = (".",)) -> str:
-    """A short name for the weights: sha256 over each safetensors file's name, size and 64 samples of it.
+    """A short name for the weights: sha256 over the name, the size and 64 samples of each of their files.
 
     Samples, because reading gigabytes would take longer than loading them; training moves them all.
     """
     total = hashlib.sha256()
-    for file in sorted(file for part in parts for file in (folder / part).glob("*.safetensors")):
+    kinds = {part: "*.bin" if is_pickled(folder / part) else "*.safetensors" for part in parts}
+    for file in sorted(file for part, kind in kinds.items() for file in (folder / part).glob(kind)):
         size = file.stat().st_size
         total.update(f"{file.relative_to(folder)} {size}".encode())
         with file.open("rb") as content:
