@@ -12,7 +12,7 @@ class Flux(FlowFamily):
     """CLIP for the whole prompt and T5 for its words; latents go in as tokens of 2x2 cells."""
 
     pipeline = "FluxPipeline"
-    parts = {  # noqa: RUF012
+    parts = {
         "vae": "AutoencoderKL",
         "transformer": "FluxTransformer2DModel",
         "text_encoder": "CLIPTextModel",

@@ -18,7 +18,7 @@ class Flux2Klein(FlowFamily):
     """
 
     pipeline = "Flux2KleinPipeline"
-    parts = {  # noqa: RUF012
+    parts = {
         "vae": "AutoencoderKLFlux2",
         "transformer": "Flux2Transformer2DModel",
         "text_encoder": "Qwen3ForCausalLM",

@@ -15,7 +15,7 @@ class LatentDiffusion(UNetFamily):
     """Latent diffusion with BERT's words: its own text transformer, an f8 autoencoder called vqvae."""
 
     pipeline = "LDMTextToImagePipeline"
-    parts = {  # noqa: RUF012
+    parts = {
         "vqvae": "AutoencoderKL",
         "unet": "UNet2DConditionModel",
         "bert": "LDMBertModel",

@@ -107,7 +107,7 @@ def fetch(id: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path:
     folder = _download(id, ["model_index.json", *(f"{part}/*" for part in (*family.parts, "ranker"))])
     for file in sorted(folder.rglob("*.safetensors")):
         check_whole(file)
-    bare = [part for part in family.parts if is_bare(folder / part)]
+    bare = [part for part in family.parts if not part.startswith("tokenizer") and is_bare(folder / part)]
     if bare and not pickles:
         raise ModelUnavailable(
             f"model {id}: its {' and '.join(bare)} has no weights but pickled ones, and reading them may "

@@ -14,7 +14,7 @@ class StableDiffusion3(FlowFamily):
     """Two CLIP text encoders and T5, which a folder may leave out; the transformer makes its own patches."""
 
     pipeline = "StableDiffusion3Pipeline"
-    parts = {  # noqa: RUF012
+    parts = {
         "vae": "AutoencoderKL",
         "transformer": "SD3Transformer2DModel",
         "text_encoder": "CLIPTextModelWithProjection",

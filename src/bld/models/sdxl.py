@@ -12,7 +12,7 @@ class StableDiffusionXL(UNetFamily):
     """Two text encoders, and the sizes of picture and crop beside the timestep."""
 
     pipeline = "StableDiffusionXLPipeline"
-    parts = {  # noqa: RUF012
+    parts = {
         "vae": "AutoencoderKL",
         "unet": "UNet2DConditionModel",
         "text_encoder": "CLIPTextModel",

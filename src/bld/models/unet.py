@@ -100,14 +100,14 @@ class UNetModel(UNetFamily):
     """Stable Diffusion 1.x and 2.x: AutoencoderKL, UNet2DConditionModel and CLIP's text encoder."""
 
     pipeline = "StableDiffusionPipeline"
-    parts = {  # noqa: RUF012
+    parts = {
         "vae": "AutoencoderKL",
         "unet": "UNet2DConditionModel",
         "text_encoder": "CLIPTextModel",
         "tokenizer": "CLIPTokenizer",
         "scheduler": "DDIMScheduler",
     }
-    beside = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}  # noqa: RUF012
+    beside = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     guidance_scale = 7.5
     text_encoder: Any
     tokenizer: Any

@@ -18,7 +18,7 @@ class ZImage(FlowFamily):
     """
 
     pipeline = "ZImagePipeline"
-    parts = {  # noqa: RUF012
+    parts = {
         "vae": "AutoencoderKL",
         "transformer": "ZImageTransformer2DModel",
         "text_encoder": "Qwen3Model",
