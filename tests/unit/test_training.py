@@ -1,5 +1,6 @@
 """The recipe of the bundled model, on material made here: the real data is no part of the repository."""
 
+import dataclasses
 import io
 import json
 import math
@@ -13,12 +14,13 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from bld.errors import InvalidInput
-from bld.training import autoencoder, text_to_image, tokenizer
+from bld.training import autoencoder, ranker, text_to_image, tokenizer
+from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, load_sprites
 from bld.training.loop import Run, rate
 from bld.training.recipes import RECIPES
-from bld.training.vocabulary import EMPTY_SCENE, Name, captions, vocabulary
+from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured, vocabulary
 
 NAMES = (
     Name(name="ball", group="things", sprite="ball", flies=True),
@@ -100,8 +102,21 @@ def test_one_caption_in_ten_is_empty(tmp_path: Path) -> None:
     share = (1 - empty_scenes) * table.weights[0, 0] + empty_scenes * table.weights[-1, 0]
     assert float(share) == pytest.approx(0.10, abs=0.005)
     assert float(table.weights.sum(1).sub(1).abs().max()) < 1e-5
-    drawn = table.draw(torch.tensor([0, 2, -1]), generator())
-    assert drawn.shape == (3, 24)
+    subjects = table.subject(torch.tensor([0, 2, 2, -1]), torch.tensor([-1, -1, 4, -1]))
+    drawn = table.draw(subjects, generator())
+    assert drawn.shape == (4, 24)
+
+
+def test_a_coloured_picture_gets_a_caption_with_its_colour(tmp_path: Path) -> None:
+    words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
+    table = text_to_image.Captions(NAMES, {}, words)
+    for place, colour in enumerate(COLOURS):
+        subject = table.subject(torch.tensor([2]).expand(40), place)
+        texts = {words.decode(ids, skip_special_tokens=True) for ids in table.draw(subject, generator())}
+        assert texts - {""} <= {text for text, _ in coloured(NAMES[2], colour)}
+        assert len(texts) > 2
+    plain = table.draw(table.subject(torch.tensor([2]).expand(40)), generator())
+    assert not any(colour in words.decode(ids) for ids in plain for colour in COLOURS)
 
 
 def test_tokenizer_gives_every_text_an_id_and_the_end_the_largest(tmp_path: Path) -> None:
@@ -157,6 +172,22 @@ def test_composites_repeat_and_their_masks_are_exact(compositor: Compositor) -> 
     assert (drawn.alpha[~empty].amax((1, 2, 3)) > 0.9).all(), "an object is not in its picture"
     seen = (drawn.alpha > 0).float().mean((1, 2, 3))[~empty]
     assert float(seen.max()) < 0.9
+
+
+def test_a_quarter_of_the_objects_with_a_colour_get_another(compositor: Compositor) -> None:
+    """ "ball" is red and "box" orange; no cut-out whose name says its colour changes."""
+    drawn = compositor.draw(512, generator(4))
+    changed = drawn.colour >= 0
+    assert 0.15 < float(changed[drawn.name >= 0].float().mean()) < 0.35
+    assert not changed[drawn.name < 0].any()
+    for i in torch.nonzero(changed & (drawn.colour != 0))[:16, 0]:
+        hue, _ = dominant(drawn.image[i][None], (drawn.alpha[i] > 0.99).float())
+        assert nearest(float(hue)) == list(COLOURS)[int(drawn.colour[i])]
+
+
+def test_a_name_that_says_its_colour_keeps_it(data: Path) -> None:
+    named = (dataclasses.replace(NAMES[0], name="red ball"), *NAMES[1:])
+    assert load_sprites(data, named).hue.isnan().tolist() == [True, False, False]
 
 
 def test_objects_that_fly_cast_no_shadow(compositor: Compositor) -> None:
@@ -282,11 +313,12 @@ def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
 
     monkeypatch.setattr(run, "vocabulary", lambda: NAMES)
     run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
-    report = json.loads((tmp_path / "run" / "sheet.json").read_text())
-    assert report["edits"] == len(NAMES)
-    assert 0 <= report["top_1"] <= report["top_5"] <= 1
-    with Image.open(tmp_path / "run" / "sheet.png") as sheet:
-        assert sheet.width > 0
+    for exam, edits in (("sheet", len(NAMES)), ("colours", 4)):
+        report = json.loads((tmp_path / "run" / f"{exam}.json").read_text())
+        assert report["edits"] == edits
+        assert 0 <= report["top_1"] <= report["top_5"] <= 1
+        with Image.open(tmp_path / "run" / f"{exam}.png") as sheet:
+            assert sheet.width > 0
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
     pipeline.set_progress_bar_config(disable=True)
     for config in (tmp_path / "run" / "model").rglob("*.json"):
@@ -338,6 +370,23 @@ def goes_on(data: Path, folder: Path, model: Path) -> None:
     (folder / "tokenizer" / "vocab.json").write_text("{}")
     with pytest.raises(InvalidInput, match="has another tokenizer"):
         run.start("text-to-image", recipe="tiny", data=data, folder=folder, samples=8, start_from=str(model))
+
+
+def test_a_caption_that_is_right_as_well_counts_neither_way() -> None:
+    """Names 0 and 1, each plain; 0 in colours 2 and 5 beside them."""
+    choices = ranker.Choices(torch.tensor([0, 1, 0, 0]), torch.tensor([-1, -1, 2, 5]))
+    logits = torch.tensor([[0.3, 0.1, 0.9, 0.5]])
+
+    def against(target: int, *wrong: int) -> float:
+        return float(-logits[0, [target, *wrong]].log_softmax(0)[0])
+
+    for name, colour, expected in (
+        (0, 2, against(2, 1, 3)),  # "a blue guitar": not "a red guitar"; "a guitar" is right too
+        (0, -1, against(0, 1)),  # its own colour may be any
+        (1, -1, against(1, 0, 2, 3)),
+    ):
+        found = choices.loss(logits, torch.tensor([name]), torch.tensor([colour]))
+        assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_bad_requests_are_refused(tmp_path: Path) -> None:

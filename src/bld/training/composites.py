@@ -12,22 +12,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from bld.training.colours import COLOURS, recoloured
 from bld.training.data import SPRITE_FILL, Sprites
 
 EMPTY = 0.09  # of the pictures, without an object
+COLOURED = 0.25  # of the objects that have a colour, those that get another
 Uniform = Callable[..., torch.Tensor]  # (low, high, *shape): evenly drawn numbers
 
 
 @dataclass(frozen=True)
 class Composites:
     """A batch of pictures. image: b 3 s s, [0,1]; alpha: b 1 s s, [0,1], the object's coverage;
-    shadow: b 1 s s, [0,1]; name: b, int64, index into the vocabulary, -1 where the scene is empty.
+    shadow: b 1 s s, [0,1]; name: b, int64, index into the vocabulary, -1 where the scene is empty;
+    colour: b, int64, index into COLOURS of the colour given to the object, -1 if it has its own.
     """
 
     image: torch.Tensor
     alpha: torch.Tensor
     shadow: torch.Tensor
     name: torch.Tensor
+    colour: torch.Tensor
 
 
 def random_crop(picture: np.ndarray, size: int, least: int, rng: np.random.Generator) -> np.ndarray:
@@ -79,8 +83,9 @@ class Compositor:
     model of few samples makes of a prompt before it sees any structure.
     """
 
-    def __init__(self, sprites: Sprites, backgrounds: torch.Tensor) -> None:
+    def __init__(self, sprites: Sprites, backgrounds: torch.Tensor, coloured: float = COLOURED) -> None:
         here = torch.get_default_device()
+        self.coloured = coloured
         self.sprites, self.backgrounds = sprites.to(here), backgrounds.to(here)
         # Names are drawn evenly, whatever number of cut-outs shows each.
         counts = torch.bincount(self.sprites.name).float()
@@ -99,7 +104,10 @@ class Compositor:
 
         which = torch.multinomial(self.weights, batch, replacement=True, generator=generator)
         place = self._place(which, uniform)
-        rgb, alpha = self._object(which, place)
+        colour = torch.randint(len(COLOURS), (batch,), generator=generator, device=device)
+        changed = (uniform(0, 1, batch) < self.coloured) & ~self.sprites.hue[which].isnan()
+        colour = torch.where(changed, colour, -1)
+        rgb, alpha = self._object(which, place, colour)
         scene = self._scene(batch, generator, uniform)
         rgb = self._lit(rgb, alpha, scene, uniform)
         shown = (uniform(0, 1, batch) >= EMPTY).float()[:, None, None, None]
@@ -110,7 +118,8 @@ class Compositor:
             0, 0.012, batch, 1, 1, 1
         )
         name = torch.where(shown.flatten() > 0, self.sprites.name[which], -1)
-        return Composites((image + grain).clamp(0, 1), alpha, shadow, name)
+        colour = torch.where(name < 0, -1, colour)
+        return Composites((image + grain).clamp(0, 1), alpha, shadow, name, colour)
 
     def _place(self, which: torch.Tensor, uniform: Uniform) -> dict[str, torch.Tensor]:
         """Where each object stands. Lengths are in pictures: 1 is the whole side."""
@@ -133,7 +142,9 @@ class Compositor:
         line = (torch.arange(side, device=self.backgrounds.device) + 0.5) / side
         return torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
 
-    def _object(self, which: torch.Tensor, p: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _object(
+        self, which: torch.Tensor, p: dict[str, torch.Tensor], colour: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The objects, sampled at twice the size and averaged: premultiplied rgb and alpha."""
         offset = self._grid(2 * self.size)[None] - p["centre"][:, None, None]  # b h w 2
         c, s = p["angle"].cos()[:, None, None], p["angle"].sin()[:, None, None]
@@ -141,6 +152,8 @@ class Compositor:
         x = (s * offset[..., 0] + c * offset[..., 1]) * p["aspect"][:, None, None]
         local = torch.stack([x, y], -1) * (2 * SPRITE_FILL / p["scale"])[:, None, None, None]
         rgba = self.sprites.rgba[which].float() / 255
+        changed = colour >= 0
+        rgba[changed] = recoloured(rgba[changed], self.sprites.hue[which[changed]], colour[changed])
         rgba = F.avg_pool2d(F.grid_sample(rgba, local, align_corners=False), 2)
         return rgba[:, :3], rgba[:, 3:]
 

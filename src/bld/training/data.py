@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from bld.errors import InvalidInput
+from bld.training.colours import COLOURS, ONE_COLOUR, dominant
 from bld.training.vocabulary import Name
 
 FLUENT, NOTO = "sprites-fluent3d-256.tar", "sprites-noto-256.tar"
@@ -32,18 +33,22 @@ class Sprites:
 
     rgba: n 4 SPRITE_SIDE SPRITE_SIDE, uint8, colours premultiplied by alpha.
     name: n, int64, index into the vocabulary. extent: n 2, half height and half width of the outline
-    as a share of the canvas. flies: n, bool.
+    as a share of the canvas. flies: n, bool. hue: n, degrees, of those with one colour that may be
+    changed, else NaN.
     """
 
     rgba: torch.Tensor
     name: torch.Tensor
     extent: torch.Tensor
     flies: torch.Tensor
+    hue: torch.Tensor
     keywords: dict[str, tuple[str, ...]]
 
     def to(self, device: torch.device) -> "Sprites":
         """The same cut-outs on another device."""
-        tensors = {name: getattr(self, name).to(device) for name in ("rgba", "name", "extent", "flies")}
+        tensors = {
+            name: getattr(self, name).to(device) for name in ("rgba", "name", "extent", "flies", "hue")
+        }
         return replace(self, **tensors)
 
 
@@ -100,13 +105,27 @@ def load_sprites(data: Path, names: tuple[Name, ...], tars: tuple[str, ...] = (F
     own = {
         names[i].name: tuple(sorted(w for w, who in owners.items() if who == {i})) for i in range(len(names))
     }
+    rgba = torch.from_numpy(np.stack([c for _, c, _, _ in found]).transpose(0, 3, 1, 2).copy())
     return Sprites(
-        rgba=torch.from_numpy(np.stack([c for _, c, _, _ in found]).transpose(0, 3, 1, 2).copy()),
+        rgba=rgba,
         name=torch.tensor([i for i, *_ in found]),
         extent=torch.tensor([extent for _, _, extent, _ in found], dtype=torch.float32),
         flies=torch.tensor([names[i].flies for i, *_ in found]),
+        hue=changeable_hues(rgba, [names[i].name for i, *_ in found]),
         keywords=own,
     )
+
+
+def changeable_hues(rgba: torch.Tensor, names: list[str]) -> torch.Tensor:
+    """The hue of each cut-out, NaN if it has several, none, or one that its name says ("a red apple")."""
+    hues = []
+    for cutout, name in zip(rgba.float() / 255, names, strict=True):
+        alpha = cutout[3]
+        picture = cutout[:3] / alpha.clamp(min=1e-3)
+        hue, share = dominant(picture[None].clamp(0, 1), (alpha > 0.5).float()[None])
+        named = any(word in COLOURS for word in name.split())
+        hues.append(float("nan") if named or share < ONE_COLOUR else float(hue))
+    return torch.tensor(hues)
 
 
 def load_scenery(data: Path, *, held_out: bool, short_side: int = 512) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ them decoded from noisy latents, as an edit that did not come out well looks.
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
 from bld.training.crops import look, object_boxes
 from bld.training.loop import Run, half_precision, seeded
@@ -71,8 +72,8 @@ def views(image: torch.Tensor, box: torch.Tensor, side: int, generator: torch.Ge
 class PictureBank:
     """A ring of composites, half of them decoded from noisy latents, so that each serves several steps.
 
-    image: n 3 s s uint8; box: n 4, of the object as a user would mask it; name: n, index into the
-    vocabulary.
+    image: n 3 s s uint8; box: n 4, of the object as a user would mask it; name and colour: n, as in
+    `Composites`.
     """
 
     def __init__(self, vae: AutoencoderKL, compositor: Compositor, capacity: int) -> None:
@@ -80,6 +81,7 @@ class PictureBank:
         self.image = torch.zeros(capacity, 3, compositor.size, compositor.size, dtype=torch.uint8)
         self.box = torch.zeros(capacity, 4)
         self.name = torch.zeros(capacity, dtype=torch.int64)
+        self.colour = torch.zeros(capacity, dtype=torch.int64)
         self.drawn = 0
 
     def refill(self, count: int, generator: torch.Generator) -> None:
@@ -90,13 +92,32 @@ class PictureBank:
         where = (self.drawn + torch.arange(count)) % len(self.image)
         self.image[where] = (image * 255).round().to(torch.uint8)
         self.box[where] = object_boxes(fresh, generator)
-        self.name[where] = fresh.name
+        self.name[where], self.colour[where] = fresh.name, fresh.colour
         self.drawn += count
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pictures in [0, 1], boxes and names."""
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Pictures in [0, 1], boxes, names and colours."""
         pick = torch.randint(min(self.drawn, len(self.image)), (batch,), generator=generator)
-        return self.image[pick].float() / 255, self.box[pick], self.name[pick]
+        return self.image[pick].float() / 255, self.box[pick], self.name[pick], self.colour[pick]
+
+
+class Choices(NamedTuple):
+    """Captions to choose from, by what they are of: name and colour, t each, as in `Composites`."""
+
+    name: torch.Tensor
+    colour: torch.Tensor
+
+    def loss(self, logits: torch.Tensor, name: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of pictures, b, with the first caption that says exactly what they are.
+
+        logits: b t. A caption that is right as well ("a guitar" of a blue guitar, "a blue guitar" of one in
+        its own colour, which may be blue) neither counts for nor against.
+        """
+        same, exact = self.name == name[:, None], self.colour == colour[:, None]
+        target = (same & exact).float().argmax(1)  # the first
+        right = same & (exact | (self.colour < 0) | (colour < 0)[:, None])
+        right[torch.arange(len(target)), target] = False
+        return F.cross_entropy(logits.masked_fill(right, -torch.inf), target)
 
 
 @torch.no_grad()
@@ -130,32 +151,39 @@ def train(
     while bank.drawn < min(r.bank, 1024):
         bank.refill(r.batch, generator)
 
-    def batch() -> tuple[torch.Tensor, torch.Tensor]:
-        image, box, name = bank.draw(r.batch, generator)
+    def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        image, box, name, colour = bank.draw(r.batch, generator)
         gain = 0.8 + 0.4 * torch.rand(r.batch, 3, 1, 1, generator=generator)
-        seen = (views(image, box, r.side, generator) * gain).clamp(0, 1)
-        return seen, torch.where(name < 0, len(names), name)
+        return (views(image, box, r.side, generator) * gain).clamp(0, 1), name, colour
 
-    def similarities(image: torch.Tensor) -> torch.Tensor:
-        """Of each picture with one caption of every name, b names+1."""
-        seen: Any = clip(
-            input_ids=words.draw(every, generator), pixel_values=(image - MEAN) / STD, return_dict=True
-        )
+    def similarities(image: torch.Tensor, choices: Choices) -> torch.Tensor:
+        """Of each picture with one caption of each choice, b t."""
+        ids = words.draw(words.subject(choices.name, choices.colour), generator)
+        seen: Any = clip(input_ids=ids, pixel_values=(image - MEAN) / STD, return_dict=True)
         logits: torch.Tensor = seen.logits_per_image
         return logits
 
     def step() -> torch.Tensor:
         if run.done // r.batch % r.reuse == 0:
             bank.refill(r.batch, generator)
-        image, name = batch()
-        return F.cross_entropy(similarities(image), name)
+        image, name, colour = batch()
+        given = colour >= 0  # of those, the colour itself and another one
+        shift = torch.randint(1, len(COLOURS), (int(given.sum()),), generator=generator)
+        choices = Choices(
+            torch.cat([every, name[given], name[given]]),
+            torch.cat([-torch.ones_like(every), colour[given], (colour[given] + shift) % len(COLOURS)]),
+        )
+        return choices.loss(similarities(image, choices), name, colour)
 
     run.train(step)
     run.averaged("ranker")
     bank = PictureBank(vae, compositor, 16 * r.batch)
     bank.refill(16 * r.batch, generator)
+    plain, hits = Choices(every, -torch.ones_like(every)), []
     with torch.no_grad():
-        hits = [(similarities(x).argmax(1) == y).float().mean() for x, y in (batch() for _ in range(16))]
+        for image, name, _ in (batch() for _ in range(16)):
+            guess = every[similarities(image, plain).argmax(1)]
+            hits.append((guess == name).float().mean())
     log.info("ranker: %.1f %% of fresh composites named right", 100 * float(torch.stack(hits).mean()))
     clip.save_pretrained(folder / "ranker")
     tokenizer.save_pretrained(folder / "ranker")

@@ -71,6 +71,7 @@ class Recipe:
     ranker: Ranker
     judge: Judge
     backgrounds: int = 6_000  # crops in the background pool
+    exams: tuple[int, int] = (64, 100)  # edits of names and of colours that `bld train sheet` makes
     guidance_scale: float = 3.0  # what an edit with this model uses if nothing is said
     seed: int = 0
 
@@ -102,6 +103,7 @@ RECIPES: dict[str, Recipe] = {
         ranker=Ranker(samples=64, batch=16, width=32, vision_layers=1, text_layers=1),
         judge=Judge(samples=64, batch=16),
         backgrounds=32,
+        exams=(4, 4),
     ),
 }
 

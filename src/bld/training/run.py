@@ -122,10 +122,15 @@ class Training:
         if not (model / "judge").is_dir():
             raise InvalidInput(f"{model} is no model with a judge yet: run bld train judge and export first")
         critic = ResNetForImageClassification.from_pretrained(model / "judge", dtype=torch.float32)
-        editor = Editor.from_pretrained(str(model))
-        exams = sheet.examine(editor, critic.eval(), self.names, self.data, count=64, seed=0)
-        shares = sheet.write(exams, self.folder)
-        log.info("sheet: %s", ", ".join(f"{k} {100 * v:.1f} %" for k, v in shares.items()))
+        editor, (names, colours) = Editor.from_pretrained(str(model)), self.recipe.exams
+        sprites = load_sprites(self.data, self.names)
+        coloured = [self.names[i] for i in sprites.name[~sprites.hue.isnan()]]
+        for name, exams in (
+            ("sheet", sheet.examine(editor, critic.eval(), self.names, self.data, count=names, seed=0)),
+            ("colours", sheet.colours(editor, coloured, self.data, count=colours, seed=1)),
+        ):
+            shares = sheet.write(exams, self.folder, name)
+            log.info("%s: %s", name, ", ".join(f"{k} {100 * v:.1f} %" for k, v in shares.items()))
 
     def run(self, part: Part) -> None:
         """Run a part, or all of them in order; parts that are done are skipped by "all"."""

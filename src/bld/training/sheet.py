@@ -1,6 +1,10 @@
-"""The model's own exam: edits on scenes it never saw, a contact sheet, and what the judge says of them."""
+"""The model's own exams: edits on scenes it never saw, contact sheets, and what came out of them.
+
+The judge says whether the name is there (`examine`), the picture itself whether the colour is (`colours`).
+"""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +13,9 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import ResNetForImageClassification
 
-from bld.editor import Editor
+from bld.editor import Editor, EditResult
 from bld.masks import mask_box
+from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.crops import look, squared
 from bld.training.data import load_scenery
 from bld.training.judge import classify
@@ -21,12 +26,14 @@ COLUMNS, TILE = 8, 176
 
 @dataclass(frozen=True)
 class Exam:
-    """One edit of the sheet. tile: the candidate that the ranker puts first.
+    """One edit of a sheet. answer: what is right; label: what the sheet says under the picture.
 
-    verdicts: for each candidate in rank order, the judge's five names, likeliest first.
+    tile: the candidate that the ranker puts first. verdicts: for each candidate in rank order, what was
+    found there, likeliest first.
     """
 
-    name: str
+    answer: str
+    label: str
     tile: Image.Image
     verdicts: list[list[str]]
 
@@ -58,6 +65,24 @@ def random_mask(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(np.maximum(abs(u), abs(v)) <= 1)
 
 
+def edits(
+    editor: Editor, prompts: Sequence[str], data: Path, rng: np.random.Generator, seed: int
+) -> Iterator[tuple[np.ndarray, EditResult]]:
+    """The mask and what came of it, for each prompt, with the options that an edit has by default.
+
+    The ranker picks among the candidates, as it does for a user; nothing else does.
+    """
+    crops = held_out_crops(data, len(prompts), editor.model.native_size, rng)
+    for number, (prompt, crop) in enumerate(zip(prompts, crops, strict=True)):
+        mask = random_mask(len(crop), rng)
+        yield mask, editor.edit(crop, mask, prompt, seed=1000 * seed + 10 * number)
+
+
+def tile(result: EditResult) -> Image.Image:
+    """The candidate that the ranker puts first, as the sheet shows it."""
+    return Image.fromarray(result.best.photograph.pixels).resize((TILE, TILE), Image.Resampling.LANCZOS)
+
+
 def examine(
     editor: Editor,
     judge: ResNetForImageClassification,
@@ -67,23 +92,40 @@ def examine(
     count: int,
     seed: int,
 ) -> list[Exam]:
-    """`count` edits with names drawn without repeats and the options that an edit has by default.
-
-    The ranker picks among the candidates, as it does for a user; nothing else does.
-    """
+    """`count` edits with names drawn without repeats, each candidate named by the judge."""
     rng = np.random.default_rng(seed)
     chosen = [names[i] for i in rng.permutation(len(names))[:count]]
-    crops = held_out_crops(data, len(chosen), editor.model.native_size, rng)
     exams = []
-    for number, (name, crop) in enumerate(zip(chosen, crops, strict=True)):
-        mask = random_mask(len(crop), rng)
-        result = editor.edit(crop, mask, name.phrase(), seed=1000 * seed + 10 * number)
+    made = edits(editor, [name.phrase() for name in chosen], data, rng, seed)
+    for name, (mask, result) in zip(chosen, made, strict=True):
         box = mask_box(mask.astype(np.float32))
-        edges = torch.tensor([[box.top, box.left, box.bottom, box.right]]) / len(crop)
+        edges = torch.tensor([[box.top, box.left, box.bottom, box.right]]) / len(mask)
         verdicts = [verdict(judge, c.photograph.pixels, edges) for c in result.candidates]
-        best = Image.fromarray(result.best.photograph.pixels)
-        exams.append(Exam(name.name, best.resize((TILE, TILE), Image.Resampling.LANCZOS), verdicts))
+        exams.append(Exam(name.name, name.name, tile(result), verdicts))
     return exams
+
+
+def colours(editor: Editor, names: Sequence[Name], data: Path, *, count: int, seed: int) -> list[Exam]:
+    """`count` edits with a colour and a name drawn at random; the verdict is the colour most of the mask has.
+
+    names: those whose cut-outs have a colour that could be changed.
+    """
+    rng = np.random.default_rng(seed)
+    asked = [(str(rng.choice(list(COLOURS))), names[int(rng.integers(len(names)))]) for _ in range(count)]
+    prompts = [name.phrase(f"{colour} {name.name}") for colour, name in asked]
+    exams = []
+    made = zip(asked, prompts, edits(editor, prompts, data, rng, seed), strict=True)
+    for (colour, _), prompt, (mask, result) in made:
+        verdicts = [[colour_of(c.photograph.pixels, mask)] for c in result.candidates]
+        exams.append(Exam(colour, prompt, tile(result), verdicts))
+    return exams
+
+
+def colour_of(picture: np.ndarray, mask: np.ndarray) -> str:
+    """The colour word of the hue that most of the mask has. picture: h w 3 uint8; mask: h w bool."""
+    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255
+    hue, _ = dominant(image, torch.from_numpy(mask.astype(np.float32))[None])
+    return nearest(float(hue))
 
 
 @torch.no_grad()
@@ -94,11 +136,11 @@ def verdict(judge: ResNetForImageClassification, picture: np.ndarray, edges: tor
     return [judge.config.id2label[int(i)] for i in order[:5]]
 
 
-def write(exams: list[Exam], folder: Path) -> dict[str, float]:
-    """Write `sheet.png` and `sheet.json` into `folder`.
+def write(exams: list[Exam], folder: Path, name: str = "sheet") -> dict[str, float]:
+    """Write `NAME.png` and `NAME.json` into `folder`.
 
-    Returns the shares of pictures whose name is the judge's first guess (top_1) and among its five (top_5):
-    of those ranked first, and of the whole batches.
+    Returns the shares of pictures whose answer is the first verdict (top_1) and among the five (top_5): of
+    those ranked first, and of the whole batches.
     """
     rows, line = -(-len(exams) // COLUMNS), 14
     sheet = Image.new("RGB", (COLUMNS * TILE, rows * (TILE + line)), "white")
@@ -107,16 +149,16 @@ def write(exams: list[Exam], folder: Path) -> dict[str, float]:
         x, y = i % COLUMNS * TILE, i // COLUMNS * (TILE + line)
         sheet.paste(exam.tile, (x, y))
         best = exam.verdicts[0]
-        place = best.index(exam.name) + 1 if exam.name in best else 0
+        place = best.index(exam.answer) + 1 if exam.answer in best else 0
         colour = "darkgreen" if place == 1 else "darkorange" if place else "firebrick"
-        draw.text((x + 3, y + TILE), exam.name, fill=colour)
+        draw.text((x + 3, y + TILE), exam.label, fill=colour)
     folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / "sheet.png")
+    sheet.save(folder / f"{name}.png")
     shares = {}
     for k in (1, 5):
-        hits = [[exam.name in names[:k] for names in exam.verdicts] for exam in exams]
+        hits = [[exam.answer in found[:k] for found in exam.verdicts] for exam in exams]
         shares[f"top_{k}"] = float(np.mean([of_batch[0] for of_batch in hits]))
         shares[f"batch_top_{k}"] = float(np.mean([np.mean(of_batch) for of_batch in hits]))
-    record = {"edits": len(exams), **shares, "verdicts": [[e.name, e.verdicts] for e in exams]}
-    (folder / "sheet.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record = {"edits": len(exams), **shares, "verdicts": [[e.label, e.verdicts] for e in exams]}
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return shares

@@ -16,10 +16,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from bld.errors import InvalidInput
 from bld.training import tokenizer as tokenizers
+from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
 from bld.training.loop import Run, half_precision, seeded
 from bld.training.recipes import SCHEDULER, Recipe, TextToImage
-from bld.training.vocabulary import EMPTY_SCENE, Name, captions
+from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured
 
 log = logging.getLogger(__name__)
 ALIKE = 63  # latents beside its own that a picture's caption may mean
@@ -103,10 +104,16 @@ class Timesteps:
 
 
 class Captions:
-    """Token ids of every caption, and a fresh draw of one for each picture."""
+    """Token ids of every caption, and a fresh draw of one for each picture.
+
+    What a caption may be of is numbered as its subject: a name, a name in a colour, or the empty scene.
+    """
 
     def __init__(self, names: tuple[Name, ...], keywords: dict[str, tuple[str, ...]], tokenizer: Any) -> None:
-        forms = [captions(name, keywords.get(name.name, ())) for name in names] + [list(EMPTY_SCENE)]
+        forms = []
+        for name in names:
+            forms += [captions(name, keywords.get(name.name, ())), *(coloured(name, c) for c in COLOURS)]
+        forms.append(list(EMPTY_SCENE))
         texts = list(dict.fromkeys(["", *(text for form in forms for text, _ in form)]))
         row = {text: i for i, text in enumerate(texts)}
         self.ids = torch.tensor(
@@ -120,9 +127,15 @@ class Captions:
                 self.weights[i, row[text]] += weight * (1 - NULL_CAPTION)
             self.weights[i, 0] += NULL_CAPTION
 
-    def draw(self, names: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Token ids, b tokens, for names (index into the vocabulary; -1 is the empty scene)."""
-        return self.ids[torch.multinomial(self.weights[names], 1, generator=generator)[:, 0]]
+    def subject(self, name: torch.Tensor, colour: torch.Tensor | int = -1) -> torch.Tensor:
+        """The number of a subject: name is an index into the vocabulary, -1 the empty scene; colour an
+        index into COLOURS, -1 the name's own.
+        """
+        return torch.where(name < 0, len(self.weights) - 1, name * (1 + len(COLOURS)) + 1 + colour)
+
+    def draw(self, subject: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Token ids of one caption for each subject, b tokens."""
+        return self.ids[torch.multinomial(self.weights[subject], 1, generator=generator)[:, 0]]
 
 
 def learn_names(
@@ -139,7 +152,8 @@ def learn_names(
     end, right = text_encoder.config.eos_token_id, 0.0
     for _ in range(steps):
         name = torch.randint(-1, names, (64,), generator=generator)
-        ids = words.draw(name, generator)
+        colour = torch.randint(-len(COLOURS), len(COLOURS), (64,), generator=generator).clamp(min=-1)
+        ids = words.draw(words.subject(name, colour), generator)
         label = torch.where((name < 0) | (ids[:, 1] == end), names, name)  # an empty caption names nothing
         logits = head(text_encoder(ids).last_hidden_state)
         padding = ids == end
@@ -155,15 +169,15 @@ def learn_names(
 class LatentBank:
     """A ring of encoded composites, so that each costs one encoding and serves several steps.
 
-    z: n 4 s s latents; region: n 1 s s, where the object stands; name: n, index into the vocabulary.
+    z: n 4 s s latents; region: n 1 s s, where the object stands; subject: n, what its captions are of.
     """
 
-    def __init__(self, vae: AutoencoderKL, compositor: Compositor, capacity: int) -> None:
+    def __init__(self, vae: AutoencoderKL, compositor: Compositor, words: Captions, capacity: int) -> None:
         side = compositor.size // 8
-        self.vae, self.compositor = vae, compositor
+        self.vae, self.compositor, self.words = vae, compositor, words
         self.z = torch.zeros(capacity, 4, side, side)
         self.region = torch.zeros(capacity, 1, side, side)
-        self.name = torch.zeros(capacity, dtype=torch.int64)
+        self.subject = torch.zeros(capacity, dtype=torch.int64)
         self.drawn = 0
 
     @torch.no_grad()
@@ -175,19 +189,21 @@ class LatentBank:
             self.z[where] = self.vae.encode(fresh.image * 2 - 1).latent_dist.mean.float()
         shape = F.avg_pool2d(torch.maximum(fresh.alpha, 0.5 * fresh.shadow), 8)
         self.region[where] = F.max_pool2d(shape, 3, 1, 1)  # one cell wider than the object
-        self.name[where] = fresh.name
+        self.subject[where] = self.words.subject(fresh.name, fresh.colour)
         self.drawn += count
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pick = torch.randint(min(self.drawn, len(self.z)), (batch,), generator=generator)
-        return self.z[pick], self.region[pick], self.name[pick]
+        return self.z[pick], self.region[pick], self.subject[pick]
 
-    def alike(self, name: torch.Tensor, anything: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Latents that the same caption could stand for: ALIKE of each name, or of all where `anything`.
+    def alike(
+        self, subject: torch.Tensor, anything: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Latents that the same caption could stand for: ALIKE of each subject, or of all where `anything`.
 
-        name: b; anything: b, bool. Returns b ALIKE 4 s s.
+        subject: b; anything: b, bool. Returns b ALIKE 4 s s.
         """
-        fits = (self.name[: self.drawn] == name[:, None]) | anything[:, None]
+        fits = (self.subject[: self.drawn] == subject[:, None]) | anything[:, None]
         return self.z[torch.multinomial(fits.float(), ALIKE, replacement=True, generator=generator)]
 
 
@@ -292,6 +308,7 @@ def train(
     generator = seeded(recipe.seed + 2)
     r, keywords = recipe.text_to_image, compositor.sprites.keywords
     corpus = [text for name in names for text, _ in captions(name, keywords.get(name.name, ()))]
+    corpus += [text for colour in COLOURS for name in names for text, _ in coloured(name, colour)]
     corpus += [text for text, _ in EMPTY_SCENE]
     if not (folder / "tokenizer").is_dir():
         tokenizers.train(corpus, r.vocabulary, r.tokens, folder / "tokenizer")
@@ -311,7 +328,7 @@ def train(
         pace={"text_encoder": 0.3},
     )  # fmt: skip
     denoise: Any = torch.compile(unet) if r.compiled else unet
-    bank = LatentBank(vae, compositor, r.bank)
+    bank = LatentBank(vae, compositor, words, r.bank)
     while bank.drawn < min(r.bank, 4096):
         bank.refill(32, generator)
     owed = 0.0
@@ -322,10 +339,10 @@ def train(
         if owed >= 32:
             bank.refill(32, generator)
             owed -= 32
-        z, region, name = bank.draw(r.batch, generator)
-        ids, timestep = words.draw(name, generator), timesteps.draw(r.batch, generator)
+        z, region, subject = bank.draw(r.batch, generator)
+        ids, timestep = words.draw(subject, generator), timesteps.draw(r.batch, generator)
         empty = ids[:, 1] == tokenizer.eos_token_id
-        alike = bank.alike(name, empty, generator)
+        alike = bank.alike(subject, empty, generator)
         with half_precision():
             text = text_encoder(ids).last_hidden_state
             error = v_loss(denoise, text, z, alike, region, timestep, levels, generator)

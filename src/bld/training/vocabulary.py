@@ -59,8 +59,17 @@ def captions(name: Name, keywords: tuple[str, ...] = ()) -> list[tuple[str, floa
     others = dict.fromkeys((*name.also, *keywords))
     words += [(word, 0.15 / len(others)) for word in others] if others else []
     total = sum(weight for _, weight in words)
+    return _spelled(name, [(word, weight / total) for word, weight in words])
+
+
+def coloured(name: Name, colour: str) -> list[tuple[str, float]]:
+    """Every caption of `name` in a colour ("a blue guitar") with its probability."""
+    return _spelled(name, [(f"{colour} {name.name}", 1.0)])
+
+
+def _spelled(name: Name, words: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return [
-        (form.format(a=name.phrase(word), word=word), share * weight / total)
+        (form.format(a=name.phrase(word), word=word), share * weight)
         for word, weight in words
         for form, share in FORMS
     ]
