@@ -4,6 +4,8 @@ import dataclasses
 import io
 import json
 import math
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -17,10 +19,10 @@ from bld.errors import InvalidInput
 from bld.training import autoencoder, ranker, text_to_image, tokenizer
 from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.composites import Compositor, background_pool
-from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, load_sprites
-from bld.training.loop import Run, rate
+from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, everything, load_sprites
+from bld.training.loop import OutOfTime, Run, rate
 from bld.training.recipes import RECIPES
-from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured, vocabulary
+from bld.training.vocabulary import DRAWN, EMPTY_SCENE, RENDERED, Name, captions, coloured, vocabulary
 
 NAMES = (
     Name(name="ball", group="things", sprite="ball", flies=True),
@@ -99,7 +101,8 @@ def test_one_caption_in_ten_is_empty(tmp_path: Path) -> None:
     words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
     table = text_to_image.Captions(NAMES, {}, words)
     empty_scenes = 0.09
-    share = (1 - empty_scenes) * table.weights[0, 0] + empty_scenes * table.weights[-1, 0]
+    null = torch.where(table.choices == 0, table.weights, 0).sum(1)
+    share = (1 - empty_scenes) * null[0] + empty_scenes * null[-1]
     assert float(share) == pytest.approx(0.10, abs=0.005)
     assert float(table.weights.sum(1).sub(1).abs().max()) < 1e-5
     subjects = table.subject(torch.tensor([0, 2, 2, -1]), torch.tensor([-1, -1, 4, -1]))
@@ -190,6 +193,36 @@ def test_a_name_that_says_its_colour_keeps_it(data: Path) -> None:
     assert load_sprites(data, named).hue.isnan().tolist() == [True, False, False]
 
 
+def test_drawings_are_called_drawings(data: Path, tmp_path: Path) -> None:
+    sprites = load_sprites(data, NAMES, (FLUENT, NOTO))
+    assert sprites.flat.tolist() == [False] * 3 + [True] * 3
+    words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
+    table = text_to_image.Captions(NAMES, {}, words, (RENDERED, DRAWN))
+    ball = torch.zeros(400, dtype=torch.int64)
+    texts = [
+        [words.decode(ids, skip_special_tokens=True) for ids in table.draw(subject, generator())]
+        for subject in (table.subject(ball, -1, 0), table.subject(ball, 3, 1), table.subject(ball - 1, -1, 1))
+    ]
+    assert 0.05 < sum("render of a ball" in text for text in texts[0]) / 400 < 0.15
+    assert not any("drawing" in text for text in texts[0])
+    assert 0.7 < sum(text == "a flat drawing of a green ball" for text in texts[1]) / 400 < 0.9
+    assert set(texts[2]) == {text for text, _ in EMPTY_SCENE}
+
+
+def test_every_cutout_but_flags_and_symbols_has_a_name(tmp_path: Path) -> None:
+    cutout = Image.new("RGBA", (32, 32), (200, 30, 30, 255))
+    known = [(name.sprite, name.group) for name in vocabulary()]
+    more = [("man: red hair", "People"), ("woman: bald", "People"), ("OK button", "Symbols"),
+            ("white flag", "Flags"), ("glasses", "Objects"), ("abacus", "Objects")]  # fmt: skip
+    with tarfile.open(tmp_path / FLUENT, "w") as archive:
+        for number, (caption, group) in enumerate([*known, *more]):
+            add(archive, f"s_{number}", cutout, "webp", caption=caption, keywords=[], group=group)
+    names = everything(tmp_path)
+    assert names[: len(known)] == vocabulary()
+    phrases = [name.phrase() for name in names[len(known) :]]
+    assert phrases == ["a man with red hair", "a bald woman", "glasses", "an abacus"]
+
+
 def test_objects_that_fly_cast_no_shadow(compositor: Compositor) -> None:
     drawn = compositor.draw(128, generator(1))
     darkest = drawn.shadow.amax((1, 2, 3))
@@ -234,6 +267,37 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch
         whole_run.averages["line"].weights["weight"], resumed_run.averages["line"].weights["weight"]
     )
     assert resumed_run.done == 80
+
+
+def test_a_run_out_of_time_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None:
+    layer, draws = nn.Linear(3, 1), generator(5)
+
+    def run(deadline: float) -> Run:
+        made = Run(tmp_path, "line", {"line": layer}, draws, 80, 4, 1e-2, deadline=deadline)
+        made.train(lambda: layer(torch.randn(4, 3, generator=draws)).square().mean())
+        return made
+
+    with pytest.raises(OutOfTime, match="line: 4 of 80 samples"):
+        run(deadline=0)
+    with pytest.raises(OutOfTime, match="line: 8 of 80 samples"):
+        run(deadline=0)
+    assert run(deadline=math.inf).done == 80
+
+
+def test_several_processes_train_one_model(data: Path, tmp_path: Path) -> None:
+    """Two on this CPU: both end with the same weights, and one of them writes."""
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         str(Path(__file__).with_name("two_processes.py")), str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr[-2000:]
+    made = json.loads((tmp_path / "0.json").read_text()), json.loads((tmp_path / "1.json").read_text())
+    assert made[0]["weights"] == made[1]["weights"]
+    assert made[0]["first_draw"] != made[1]["first_draw"], "both drew the same batches"
+    assert made[0]["done"] == made[1]["done"] == 80
+    assert (tmp_path / "line.pt").is_file()
+    assert len((tmp_path / "line.csv").read_text().splitlines()) == 2
 
 
 def test_normalising_latents_changes_no_picture() -> None:

@@ -276,7 +276,7 @@ def train(
     ],
     data: Annotated[Path, typer.Option(help="folder of the training tars")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run")] = Path("runs/mini"),
-    recipe: Annotated[str, typer.Option(help="cpu or tiny")] = "cpu",
+    recipe: Annotated[str, typer.Option(help="cpu, gpu or tiny")] = "cpu",
     samples: Annotated[
         int | None,
         typer.Option(help="train the part on that many samples instead of the recipe's", min=1),
@@ -286,6 +286,10 @@ def train(
         typer.Option(help="model whose autoencoder and weights a new text-to-image run goes on from"),
     ] = None,
     device: Device = AUTO,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="write the checkpoint and stop after so long; the same command goes on", min=0),
+    ] = None,
 ) -> None:
     """Train the bundled model, or one part of it. Stopped runs go on where they were."""
     try:
@@ -305,6 +309,7 @@ def train(
         samples=samples,
         start_from=start_from,
         device=device,
+        minutes=minutes,
     )
 
 

@@ -112,7 +112,10 @@ def train(recipe: Recipe, compositor: Compositor, folder: Path) -> AutoencoderKL
     generator = seeded(recipe.seed + 1)
     r = recipe.autoencoder
     vae = build(r, recipe.size).to(torch.get_default_device(), memory_format=torch.channels_last)
-    run = Run(folder, "autoencoder", {"vae": vae}, generator, r.samples, r.batch, r.learning_rate)
+    run = Run(
+        folder, "autoencoder", {"vae": vae}, generator, r.samples, r.batch, r.learning_rate,
+        deadline=recipe.deadline,
+    )  # fmt: skip
 
     def step() -> torch.Tensor:
         x, alpha = crops(compositor, r.batch, r.crop, generator)
@@ -124,7 +127,7 @@ def train(recipe: Recipe, compositor: Compositor, folder: Path) -> AutoencoderKL
     images = torch.cat([compositor.draw(32, generator).image for _ in range(16)]) * 2 - 1
     normalise_latents(vae, images)
     log.info("autoencoder: %.2f dB on composites", quality(vae, compositor, generator))
-    vae.save_pretrained(folder / "autoencoder")
+    run.write(vae, "autoencoder")
     return vae
 
 

@@ -24,7 +24,8 @@ Uniform = Callable[..., torch.Tensor]  # (low, high, *shape): evenly drawn numbe
 class Composites:
     """A batch of pictures. image: b 3 s s, [0,1]; alpha: b 1 s s, [0,1], the object's coverage;
     shadow: b 1 s s, [0,1]; name: b, int64, index into the vocabulary, -1 where the scene is empty;
-    colour: b, int64, index into COLOURS of the colour given to the object, -1 if it has its own.
+    colour: b, int64, index into COLOURS of the colour given to the object, -1 if it has its own; flat: b,
+    bool, of a drawn object.
     """
 
     image: torch.Tensor
@@ -32,6 +33,7 @@ class Composites:
     shadow: torch.Tensor
     name: torch.Tensor
     colour: torch.Tensor
+    flat: torch.Tensor
 
 
 def random_crop(picture: np.ndarray, size: int, least: int, rng: np.random.Generator) -> np.ndarray:
@@ -119,7 +121,8 @@ class Compositor:
         )
         name = torch.where(shown.flatten() > 0, self.sprites.name[which], -1)
         colour = torch.where(name < 0, -1, colour)
-        return Composites((image + grain).clamp(0, 1), alpha, shadow, name, colour)
+        flat = self.sprites.flat[which]
+        return Composites((image + grain).clamp(0, 1), alpha, shadow, name, colour, flat)
 
     def _place(self, which: torch.Tensor, uniform: Uniform) -> dict[str, torch.Tensor]:
         """Where each object stands. Lengths are in pictures: 1 is the whole side."""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bld.errors import InvalidInput
 from bld.training.colours import COLOURS, ONE_COLOUR, dominant
-from bld.training.vocabulary import Name
+from bld.training.vocabulary import Name, vocabulary
 
 FLUENT, NOTO = "sprites-fluent3d-256.tar", "sprites-noto-256.tar"
 SCENERY = "backgrounds-1024.tar"
@@ -34,7 +34,7 @@ class Sprites:
     rgba: n 4 SPRITE_SIDE SPRITE_SIDE, uint8, colours premultiplied by alpha.
     name: n, int64, index into the vocabulary. extent: n 2, half height and half width of the outline
     as a share of the canvas. flies: n, bool. hue: n, degrees, of those with one colour that may be
-    changed, else NaN.
+    changed, else NaN. flat: n, bool, drawn rather than rendered.
     """
 
     rgba: torch.Tensor
@@ -42,6 +42,7 @@ class Sprites:
     extent: torch.Tensor
     flies: torch.Tensor
     hue: torch.Tensor
+    flat: torch.Tensor
     keywords: dict[str, tuple[str, ...]]
 
     def to(self, device: torch.device) -> "Sprites":
@@ -86,11 +87,35 @@ def trimmed(picture: Image.Image) -> tuple[np.ndarray, tuple[float, float]]:
     return canvas, (height / SPRITE_SIDE / 2, width / SPRITE_SIDE / 2)
 
 
+def everything(data: Path) -> tuple[Name, ...]:
+    """A name for every cut-out but flags and symbols: those of the vocabulary, and the others' captions."""
+    core = vocabulary()
+    taken = {name.sprite for name in core}
+    others = (
+        Name(name=spoken(caption), group=facts["group"], sprite=caption, article=not plural(caption))
+        for _, _, facts in samples(data / FLUENT)
+        if facts["group"] not in ("Flags", "Symbols") and (caption := facts["caption"]) not in taken
+    )
+    known = {name.name for name in core}
+    return (*core, *(name for name in others if name.name not in known))
+
+
+def spoken(caption: str) -> str:
+    """A cut-out's caption as a user would type it: "man: red hair" is a man with red hair."""
+    what, _, which = caption.lower().partition(": ")
+    return f"bald {what}" if which == "bald" else f"{what} with {which}" if which else what
+
+
+def plural(caption: str) -> bool:
+    """Whether a caption looks like a plural, which takes no article: "glasses", but not "compass"."""
+    return caption.endswith("s") and not caption.endswith(("ss", "us"))
+
+
 def load_sprites(data: Path, names: tuple[Name, ...], tars: tuple[str, ...] = (FLUENT,)) -> Sprites:
     """The cut-outs that show `names`, and the keywords that belong to one name alone."""
     index = {name.sprite: i for i, name in enumerate(names)}
     found = [
-        (index[facts["caption"]], *trimmed(picture), tuple(facts["keywords"]))
+        (index[facts["caption"]], *trimmed(picture), tuple(facts["keywords"]), tar == NOTO)
         for tar in tars
         for _, picture, facts in samples(data / tar)
         if facts["caption"] in index
@@ -99,19 +124,20 @@ def load_sprites(data: Path, names: tuple[Name, ...], tars: tuple[str, ...] = (F
     if missing:
         raise InvalidInput(f"no cut-out shows {', '.join(names[i].name for i in sorted(missing))}")
     owners: dict[str, set[int]] = {}
-    for i, _, _, words in found:
+    for i, _, _, words, _ in found:
         for word in words:
             owners.setdefault(word.lower(), set()).add(i)
     own = {
         names[i].name: tuple(sorted(w for w, who in owners.items() if who == {i})) for i in range(len(names))
     }
-    rgba = torch.from_numpy(np.stack([c for _, c, _, _ in found]).transpose(0, 3, 1, 2).copy())
+    rgba = torch.from_numpy(np.stack([c for _, c, *_ in found]).transpose(0, 3, 1, 2).copy())
     return Sprites(
         rgba=rgba,
         name=torch.tensor([i for i, *_ in found]),
-        extent=torch.tensor([extent for _, _, extent, _ in found], dtype=torch.float32),
+        extent=torch.tensor([extent for _, _, extent, *_ in found], dtype=torch.float32),
         flies=torch.tensor([names[i].flies for i, *_ in found]),
         hue=changeable_hues(rgba, [names[i].name for i, *_ in found]),
+        flat=torch.tensor([flat for *_, flat in found]),
         keywords=own,
     )
 

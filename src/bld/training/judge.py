@@ -58,7 +58,10 @@ def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folde
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 3)
     r, judge = recipe.judge, build(names).to(torch.get_default_device())
-    run = Run(folder, "judge", {"judge": judge}, generator, r.samples, r.batch, r.learning_rate)
+    run = Run(
+        folder, "judge", {"judge": judge}, generator, r.samples, r.batch, r.learning_rate,
+        deadline=recipe.deadline,
+    )  # fmt: skip
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
         drawn = compositor.draw(r.batch, generator)
@@ -74,4 +77,4 @@ def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folde
     with torch.no_grad():
         hits = [(classify(judge, x).argmax(1) == y).float().mean() for x, y in (batch() for _ in range(16))]
     log.info("judge: %.1f %% of fresh composites named right", 100 * float(torch.stack(hits).mean()))
-    judge.save_pretrained(folder / "judge")
+    run.write(judge, "judge")

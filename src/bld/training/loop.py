@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator, PartialState
 from torch import nn
 
 SECONDS_BETWEEN_CHECKPOINTS = 180
@@ -18,9 +19,19 @@ STEPS_BETWEEN_AVERAGES = 8
 log_ = logging.getLogger(__name__)
 
 
+class OutOfTime(Exception):
+    """A run has reached its deadline; its checkpoint is written."""
+
+
+def on_cpu() -> bool:
+    """Whether the training runs on a CPU."""
+    return torch.get_default_device().type == "cpu"
+
+
 def seeded(seed: int) -> torch.Generator:
-    """A generator of the device that the training runs on."""
-    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+    """A generator of the device that the training runs on; of several processes each draws its own."""
+    rank = PartialState(cpu=on_cpu()).process_index
+    return torch.Generator(torch.get_default_device()).manual_seed(seed + 1_000_003 * rank)
 
 
 def half_precision() -> torch.autocast:
@@ -52,13 +63,25 @@ class Average:
                 self.weights[key].copy_(value)  # a counter
 
 
+class Objective(nn.Module):
+    """What learns, and the step that gives its loss, as one module that several devices share."""
+
+    def __init__(self, modules: dict[str, nn.Module], step: Callable[[], torch.Tensor]) -> None:
+        super().__init__()
+        self.parts, self.step = nn.ModuleDict(modules), step
+
+    def forward(self) -> torch.Tensor:
+        return self.step()
+
+
 @dataclass
 class Run:
-    """One resumable training run. `step(batch_number)` returns a loss tensor; the rest is here.
+    """One resumable training run. `step` returns the loss of a fresh batch; the rest is here.
 
     The checkpoint holds weights, averages, optimiser, the generator that draws the data and the count,
     so a run that is stopped at any minute goes on from its last checkpoint, bit for bit if `step` keeps
-    no state of its own (the latents of text-to-image are drawn anew).
+    no state of its own (the latents of text-to-image are drawn anew). Started by `torchrun`, each
+    process draws its own batches and the gradients are averaged; the first one keeps the books.
     """
 
     folder: Path
@@ -69,9 +92,11 @@ class Run:
     batch: int
     learning_rate: float
     warmup: float = 0.02
+    deadline: float = math.inf  # of time.monotonic()
     pace: dict[str, float] = field(default_factory=dict)  # share of the learning rate, per module
 
     def __post_init__(self) -> None:
+        self.accelerator = Accelerator(cpu=on_cpu())
         groups: list[dict[str, Any]] = []
         for name, module in self.modules.items():
             trained = [p for p in module.parameters() if p.requires_grad]
@@ -101,7 +126,20 @@ class Run:
             "generator": self.generator.get_state(),
         }
 
+    @property
+    def keeps_books(self) -> bool:
+        """Whether this is the process that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def write(self, part: Any, name: str) -> None:
+        """Save a finished part (whatever has `save_pretrained`) under `name` in the run's folder."""
+        if self.keeps_books:
+            part.save_pretrained(self.folder / name)
+        self.accelerator.wait_for_everyone()
+
     def save(self) -> None:
+        if not self.keeps_books:
+            return
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(self.state(), temporary)
         temporary.replace(self.checkpoint)
@@ -113,24 +151,28 @@ class Run:
             module.load_state_dict(state["modules"][key])
             self.averages[key].weights = state["averages"][key]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        if self.keeps_books:
+            self.generator.set_state(state["generator"].cpu())
+        else:  # draws that it has not made yet
+            self.generator.manual_seed(self.generator.initial_seed() + self.done)
 
     def train(self, step: Callable[[], torch.Tensor]) -> None:
-        """Run until `samples` are done."""
+        """Run until `samples` are done. Raises OutOfTime, with the checkpoint written, at the deadline."""
+        objective = self.accelerator.prepare_model(Objective(self.modules, step))
         started, saved = time.monotonic(), time.monotonic()
         losses: list[torch.Tensor] = []
         while self.done < self.samples:
             factor = rate(self.done / self.samples, warmup=self.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * group["pace"] * max(factor, 1e-3)
-            loss = step()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = objective()
+            self.accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
             if torch.isfinite(norm):  # one bad batch must not end a night's run
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.done += self.batch
-            number = self.done // self.batch
+            self.done += self.batch * self.accelerator.num_processes
+            number = self.done // (self.batch * self.accelerator.num_processes)
             if number % STEPS_BETWEEN_AVERAGES == 0:
                 for average in self.averages.values():
                     average.update(number // STEPS_BETWEEN_AVERAGES)
@@ -141,10 +183,15 @@ class Run:
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self.save()
                 saved = time.monotonic()
+            if time.monotonic() > self.deadline:
+                self.save()
+                raise OutOfTime(f"{self.name}: {self.done} of {self.samples} samples")
         self.save()
 
     def log(self, losses: Iterable[torch.Tensor], factor: float, seconds: float) -> None:
         """One row of the loss curve, and the same on the screen."""
+        if not self.keeps_books:
+            return
         mean = float(torch.stack(list(losses)).float().mean())
         path = self.folder / f"{self.name}.csv"
         new = not path.exists()

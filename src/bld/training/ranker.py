@@ -145,7 +145,10 @@ def train(
     r, clip = recipe.ranker, build(recipe.ranker, tokenizer).to(torch.get_default_device())
     words = Captions(names, compositor.sprites.keywords, tokenizer)
     every = torch.cat([torch.arange(len(names)), torch.tensor([-1])])  # each name, and the empty scene
-    run = Run(folder, "ranker", {"ranker": clip}, generator, r.samples, r.batch, r.learning_rate)
+    run = Run(
+        folder, "ranker", {"ranker": clip}, generator, r.samples, r.batch, r.learning_rate,
+        deadline=recipe.deadline,
+    )  # fmt: skip
 
     bank = PictureBank(vae, compositor, r.bank)
     while bank.drawn < min(r.bank, 1024):
@@ -185,11 +188,11 @@ def train(
             guess = every[similarities(image, plain).argmax(1)]
             hits.append((guess == name).float().mean())
     log.info("ranker: %.1f %% of fresh composites named right", 100 * float(torch.stack(hits).mean()))
-    clip.save_pretrained(folder / "ranker")
-    tokenizer.save_pretrained(folder / "ranker")
-    CLIPImageProcessorPil(
+    processor = CLIPImageProcessorPil(
         size={"height": r.side, "width": r.side},
         do_center_crop=False,
         image_mean=[MEAN] * 3,
         image_std=[STD] * 3,
-    ).save_pretrained(folder / "ranker")
+    )
+    for part in (clip, tokenizer, processor):
+        run.write(part, "ranker")

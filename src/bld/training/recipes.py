@@ -1,7 +1,8 @@
 """The recipes of the bundled models: every size, rate and length of training, in one place."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ class Recipe:
     """Everything that `bld train` needs to make one bundled model."""
 
     size: int  # px, the side of the model's pictures
+    names: Literal["core", "all"] = "core"  # those of vocabulary.toml, or of every cut-out
+    flat: bool = False  # whether "a flat drawing of" something is taught, from the second set of cut-outs
     autoencoder: Autoencoder
     text_to_image: TextToImage
     ranker: Ranker
@@ -74,6 +77,7 @@ class Recipe:
     exams: tuple[int, int] = (64, 100)  # edits of names and of colours that `bld train sheet` makes
     guidance_scale: float = 3.0  # what an edit with this model uses if nothing is said
     seed: int = 0
+    deadline: float = math.inf  # of time.monotonic(), at which a run stops to go on later
 
 
 RECIPES: dict[str, Recipe] = {
@@ -84,6 +88,34 @@ RECIPES: dict[str, Recipe] = {
         text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=500_000),
         ranker=Ranker(samples=60_000),
         judge=Judge(samples=60_000),
+    ),
+    # One GPU for half an hour, in three calls with --minutes 9: nobody has run it yet. Its sizes are those
+    # of the files' limit, 80 MB in all, its lengths what an H200 should do in that time.
+    "gpu": Recipe(
+        size=256,
+        names="all",
+        flat=True,
+        autoencoder=Autoencoder(
+            channels=(32, 64, 128, 128), groups=16, samples=700_000, batch=128, crop=128, learning_rate=1e-3
+        ),
+        text_to_image=TextToImage(
+            channels=(96, 192, 320),
+            groups=32,
+            samples=2_600_000,
+            text_layers=3,
+            tokens=32,
+            naming=1000,
+            vocabulary=2560,
+            batch=256,
+            bank=65_536,
+            reuse=8,
+            learning_rate=8e-4,
+        ),
+        ranker=Ranker(
+            samples=300_000, side=128, patch=16, width=160, vision_layers=5, batch=1024, bank=16_384
+        ),
+        judge=Judge(samples=300_000, side=96, batch=512),
+        backgrounds=8_000,
     ),
     # A few seconds: the whole path with real parts, for tests and for rehearsing a long run.
     "tiny": Recipe(

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,13 +10,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from accelerate import PartialState
 
 from bld.errors import InvalidInput
 from bld.models.load import BUNDLED, find, pick_device
 from bld.training import autoencoder, judge, ranker, text_to_image
 from bld.training.composites import Compositor, background_pool
-from bld.training.data import FLUENT, NOTO, load_photographs, load_scenery, load_sprites
+from bld.training.data import (
+    FLUENT,
+    NOTO,
+    everything,
+    load_photographs,
+    load_scenery,
+    load_sprites,
+)
 from bld.training.export import export
+from bld.training.loop import OutOfTime
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
@@ -47,15 +57,20 @@ class Training:
 
     @cached_property
     def names(self) -> tuple[Name, ...]:
-        return vocabulary()
+        return everything(self.data) if self.recipe.names == "all" else vocabulary()
 
-    def compositor(self, seed: int, *, tars: tuple[str, ...] = (FLUENT,)) -> Compositor:
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """The tars of the cut-outs that the generator learns."""
+        return (FLUENT, NOTO) if self.recipe.flat else (FLUENT,)
+
+    def compositor(self, seed: int, *, tars: tuple[str, ...] | None = None) -> Compositor:
         """A source of composites; another seed has other background crops."""
         scenes = load_scenery(self.data, held_out=False)
         photographs = load_photographs(self.data, held_out=False, every=2)
         r = self.recipe
         pool = background_pool(scenes, photographs, r.backgrounds, r.size, r.seed + seed)
-        return Compositor(load_sprites(self.data, self.names, tars), pool)
+        return Compositor(load_sprites(self.data, self.names, tars or self.styles), pool)
 
     def autoencoder(self) -> None:
         autoencoder.train(self.recipe, self.compositor(0), self.folder)
@@ -138,11 +153,15 @@ class Training:
         torch.set_flush_denormal(True)  # a setting of the whole process, so it is put back
         try:
             self._run(part)
+        except OutOfTime as stopped:
+            log.info("%s: out of time; the same command goes on from there", stopped)
         finally:
             torch.set_flush_denormal(False)
 
     def _run(self, part: Part) -> None:
         for name in get_args(Part)[:-1] if part == "all" else (part,):
+            if name not in MADE and not PartialState(cpu=self.device.type == "cpu").is_main_process:
+                continue
             if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
                 log.info("%s: already there", name)
                 continue
@@ -162,9 +181,11 @@ def start(
     samples: int | None,
     start_from: str | None = None,
     device: str = "cpu",
+    minutes: float | None = None,
 ) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
-    `start_from` names the model that text-to-image goes on from; `device` as in `bld edit`.
+    `start_from` names the model that text-to-image goes on from; `device` as in `bld edit`; after `minutes`
+    whatever trains writes its checkpoint and stops.
     """
     if part not in get_args(Part):
         raise InvalidInput(f"bld train {part}: choose one of {', '.join(get_args(Part))}")
@@ -176,6 +197,8 @@ def start(
             raise InvalidInput(f"--samples goes with a part that trains, not with {part}")
         group, length = LENGTHS[part]
         chosen = replace(chosen, **{group: replace(getattr(chosen, group), **{length: samples})})
+    if minutes is not None:
+        chosen = replace(chosen, deadline=time.monotonic() + 60 * minutes)
     if start_from is not None and part != "text-to-image":
         raise InvalidInput(f"--start-from goes with text-to-image, not with {part}")
     begin = find(start_from) if start_from else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,9 +19,9 @@ from bld.errors import InvalidInput
 from bld.training import tokenizer as tokenizers
 from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
-from bld.training.loop import Run, half_precision, seeded
+from bld.training.loop import Run, half_precision, on_cpu, seeded
 from bld.training.recipes import SCHEDULER, Recipe, TextToImage
-from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured
+from bld.training.vocabulary import DRAWN, EMPTY_SCENE, FORMS, RENDERED, Forms, Name, captions, coloured
 
 log = logging.getLogger(__name__)
 ALIKE = 63  # latents beside its own that a picture's caption may mean
@@ -103,17 +104,34 @@ class Timesteps:
         return torch.where(kind < 0.65, nearest.clamp(0, 999), rest)
 
 
+def every_caption(
+    names: tuple[Name, ...], keywords: dict[str, tuple[str, ...]], styles: tuple[Forms, ...]
+) -> list[list[tuple[str, float]]]:
+    """The captions of each subject with their probabilities, in the order that `Captions.subject` numbers."""
+    forms = [
+        coloured(name, colour, style) if colour else captions(name, keywords.get(name.name, ()), style)
+        for name in names
+        for colour in (None, *COLOURS)
+        for style in styles
+    ]
+    return [*forms, list(EMPTY_SCENE)]
+
+
 class Captions:
     """Token ids of every caption, and a fresh draw of one for each picture.
 
-    What a caption may be of is numbered as its subject: a name, a name in a colour, or the empty scene.
+    What a caption may be of is numbered as its subject: a name, in its own or in another colour, rendered
+    or (where there is a second style) drawn; or the empty scene.
     """
 
-    def __init__(self, names: tuple[Name, ...], keywords: dict[str, tuple[str, ...]], tokenizer: Any) -> None:
-        forms = []
-        for name in names:
-            forms += [captions(name, keywords.get(name.name, ())), *(coloured(name, c) for c in COLOURS)]
-        forms.append(list(EMPTY_SCENE))
+    def __init__(
+        self,
+        names: tuple[Name, ...],
+        keywords: dict[str, tuple[str, ...]],
+        tokenizer: Any,
+        styles: tuple[Forms, ...] = (FORMS,),
+    ) -> None:
+        self.styles, forms = styles, every_caption(names, keywords, styles)
         texts = list(dict.fromkeys(["", *(text for form in forms for text, _ in form)]))
         row = {text: i for i, text in enumerate(texts)}
         self.ids = torch.tensor(
@@ -121,21 +139,27 @@ class Captions:
                 "input_ids"
             ]
         )
-        self.weights = torch.zeros(len(forms), len(texts))
+        most = 1 + max(len(form) for form in forms)
+        self.choices = torch.zeros(len(forms), most, dtype=torch.int64)  # of each subject, rows of ids
+        self.weights = torch.zeros(len(forms), most)
+        self.weights[:, 0] = NULL_CAPTION
         for i, form in enumerate(forms):
-            for text, weight in form:
-                self.weights[i, row[text]] += weight * (1 - NULL_CAPTION)
-            self.weights[i, 0] += NULL_CAPTION
+            self.choices[i, 1 : 1 + len(form)] = torch.tensor([row[text] for text, _ in form])
+            shares = torch.tensor([weight for _, weight in form])
+            self.weights[i, 1 : 1 + len(form)] = (1 - NULL_CAPTION) * shares
 
-    def subject(self, name: torch.Tensor, colour: torch.Tensor | int = -1) -> torch.Tensor:
-        """The number of a subject: name is an index into the vocabulary, -1 the empty scene; colour an
-        index into COLOURS, -1 the name's own.
-        """
-        return torch.where(name < 0, len(self.weights) - 1, name * (1 + len(COLOURS)) + 1 + colour)
+    def subject(
+        self, name: torch.Tensor, colour: torch.Tensor | int = -1, flat: torch.Tensor | int = 0
+    ) -> torch.Tensor:
+        """The number of a subject, described as in `Composites`."""
+        style = flat * (len(self.styles) - 1)
+        number = (name * (1 + len(COLOURS)) + 1 + colour) * len(self.styles) + style
+        return torch.where(name < 0, len(self.weights) - 1, number)
 
     def draw(self, subject: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Token ids of one caption for each subject, b tokens."""
-        return self.ids[torch.multinomial(self.weights[subject], 1, generator=generator)[:, 0]]
+        pick = torch.multinomial(self.weights[subject], 1, generator=generator)
+        return self.ids[self.choices[subject].gather(1, pick)[:, 0]]
 
 
 def learn_names(
@@ -189,7 +213,7 @@ class LatentBank:
             self.z[where] = self.vae.encode(fresh.image * 2 - 1).latent_dist.mean.float()
         shape = F.avg_pool2d(torch.maximum(fresh.alpha, 0.5 * fresh.shadow), 8)
         self.region[where] = F.max_pool2d(shape, 3, 1, 1)  # one cell wider than the object
-        self.subject[where] = self.words.subject(fresh.name, fresh.colour)
+        self.subject[where] = self.words.subject(fresh.name, fresh.colour, fresh.flat)
         self.drawn += count
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -307,11 +331,11 @@ def train(
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 2)
     r, keywords = recipe.text_to_image, compositor.sprites.keywords
-    corpus = [text for name in names for text, _ in captions(name, keywords.get(name.name, ()))]
-    corpus += [text for colour in COLOURS for name in names for text, _ in coloured(name, colour)]
-    corpus += [text for text, _ in EMPTY_SCENE]
-    if not (folder / "tokenizer").is_dir():
-        tokenizers.train(corpus, r.vocabulary, r.tokens, folder / "tokenizer")
+    styles = (RENDERED, DRAWN) if recipe.flat else (FORMS,)
+    corpus = [text for form in every_caption(names, keywords, styles) for text, _ in form]
+    with PartialState(cpu=on_cpu()).main_process_first():
+        if not (folder / "tokenizer").is_dir():
+            tokenizers.train(corpus, r.vocabulary, r.tokens, folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     words, levels = Captions(names, keywords, tokenizer), noise_levels()
     timesteps, balance = Timesteps(), Balance()
@@ -325,7 +349,7 @@ def train(
     modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
     run = Run(
         folder, "text_to_image", modules, generator, r.samples, r.batch, r.learning_rate,
-        pace={"text_encoder": 0.3},
+        deadline=recipe.deadline, pace={"text_encoder": 0.3},
     )  # fmt: skip
     denoise: Any = torch.compile(unet) if r.compiled else unet
     bank = LatentBank(vae, compositor, words, r.bank)
@@ -349,9 +373,8 @@ def train(
         return balance(error, timestep)
 
     # On a CPU the fused attention kernels run one small product at a time: a third slower in all.
-    on_cpu = torch.get_default_device().type == "cpu"
-    with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+    with sdpa_kernel(SDPBackend.MATH) if on_cpu() else nullcontext():
         run.train(step)
     for part in modules:
-        run.averaged(part).save_pretrained(folder / part)  # type: ignore[operator]
-    DDIMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+        run.write(run.averaged(part), part)
+    run.write(DDIMScheduler(**SCHEDULER), "scheduler")

@@ -50,26 +50,32 @@ def vocabulary() -> tuple[Name, ...]:
 
 # Caption forms and how often each is drawn: {a} is a phrase with its article, {word} the bare word.
 FORMS = (("{a}", 0.55), ("{word}", 0.20), ("a photo of {a}", 0.15), ("{a} in a photograph", 0.10))
+# Where flat drawings are taught as well: a caption that names no style is mostly of a rendered thing.
+RENDERED = (*((form, 0.9 * share) for form, share in FORMS), ("a 3d render of {a}", 0.10))
+DRAWN = (("a flat drawing of {a}", 0.84), ("{a}", 0.10), ("{word}", 0.06))
 EMPTY_SCENE = (("", 0.6), ("background", 0.2), ("an empty scene", 0.2))
 
 
-def captions(name: Name, keywords: tuple[str, ...] = ()) -> list[tuple[str, float]]:
+Forms = tuple[tuple[str, float], ...]
+
+
+def captions(name: Name, keywords: tuple[str, ...] = (), forms: Forms = FORMS) -> list[tuple[str, float]]:
     """Every caption of `name` with its probability; the name itself has 85 %, other words the rest."""
     words = [(name.name, 0.85)]
     others = dict.fromkeys((*name.also, *keywords))
     words += [(word, 0.15 / len(others)) for word in others] if others else []
     total = sum(weight for _, weight in words)
-    return _spelled(name, [(word, weight / total) for word, weight in words])
+    return _spelled(name, [(word, weight / total) for word, weight in words], forms)
 
 
-def coloured(name: Name, colour: str) -> list[tuple[str, float]]:
+def coloured(name: Name, colour: str, forms: Forms = FORMS) -> list[tuple[str, float]]:
     """Every caption of `name` in a colour ("a blue guitar") with its probability."""
-    return _spelled(name, [(f"{colour} {name.name}", 1.0)])
+    return _spelled(name, [(f"{colour} {name.name}", 1.0)], forms)
 
 
-def _spelled(name: Name, words: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _spelled(name: Name, words: list[tuple[str, float]], forms: Forms) -> list[tuple[str, float]]:
     return [
         (form.format(a=name.phrase(word), word=word), share * weight)
         for word, weight in words
-        for form, share in FORMS
+        for form, share in forms
     ]

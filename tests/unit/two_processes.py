@@ -1,0 +1,28 @@
+"""What each process of `test_several_processes_train_one_model` runs: a line, learnt together."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bld.training import loop
+
+loop.STEPS_BETWEEN_LOGS = 10
+folder = Path(sys.argv[1])
+draws = loop.seeded(5)
+layer = nn.Linear(3, 1)  # begins differently in each process
+run = loop.Run(folder, "line", {"line": layer}, draws, 80, 4, 1e-2)
+seen = []
+
+
+def step() -> torch.Tensor:
+    x = torch.randn(4, 3, generator=draws)
+    seen.append(float(x[0, 0]))
+    return (layer(x)[:, 0] - x.sum(1)).square().mean()
+
+
+run.train(step)
+facts = {"weights": layer.weight.tolist(), "first_draw": seen[0], "done": run.done}
+(folder / f"{run.accelerator.process_index}.json").write_text(json.dumps(facts))
