@@ -456,7 +456,7 @@ def test_a_caption_that_is_right_as_well_counts_neither_way() -> None:
 def test_bad_requests_are_refused(tmp_path: Path) -> None:
     from bld.training.run import start
 
-    with pytest.raises(InvalidInput, match="choose one of cpu, tiny"):
+    with pytest.raises(InvalidInput, match="choose one of cpu, gpu, tiny"):
         start("all", recipe="huge", data=tmp_path, folder=tmp_path, samples=None)
     with pytest.raises(InvalidInput, match="no training data at"):
         start("autoencoder", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=None)

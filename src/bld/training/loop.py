@@ -15,7 +15,7 @@ from torch import nn
 
 SECONDS_BETWEEN_CHECKPOINTS = 180
 STEPS_BETWEEN_LOGS = 100
-STEPS_BETWEEN_AVERAGES = 8
+STEPS_BETWEEN_AVERAGES = 4
 log_ = logging.getLogger(__name__)
 
 
