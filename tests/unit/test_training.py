@@ -22,7 +22,7 @@ from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, everything, load_sprites
 from bld.training.loop import OutOfTime, Run, rate
 from bld.training.recipes import RECIPES
-from bld.training.vocabulary import DRAWN, EMPTY_SCENE, RENDERED, Name, captions, coloured, vocabulary
+from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured, styles, vocabulary
 
 NAMES = (
     Name(name="ball", group="things", sprite="ball", flies=True),
@@ -99,7 +99,7 @@ def test_caption_probabilities_add_up(name: Name) -> None:
 
 def test_one_caption_in_ten_is_empty(tmp_path: Path) -> None:
     words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
-    table = text_to_image.Captions(NAMES, {}, words)
+    table = text_to_image.Captions(NAMES, {}, words, styles(flat=False))
     empty_scenes = 0.09
     null = torch.where(table.choices == 0, table.weights, 0).sum(1)
     share = (1 - empty_scenes) * null[0] + empty_scenes * null[-1]
@@ -112,7 +112,7 @@ def test_one_caption_in_ten_is_empty(tmp_path: Path) -> None:
 
 def test_a_coloured_picture_gets_a_caption_with_its_colour(tmp_path: Path) -> None:
     words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
-    table = text_to_image.Captions(NAMES, {}, words)
+    table = text_to_image.Captions(NAMES, {}, words, styles(flat=False))
     for place, colour in enumerate(COLOURS):
         subject = table.subject(torch.tensor([2]).expand(40), place)
         texts = {words.decode(ids, skip_special_tokens=True) for ids in table.draw(subject, generator())}
@@ -147,7 +147,7 @@ def test_the_text_encoder_says_the_name_at_every_padding_token(tmp_path: Path) -
         [t for n in NAMES for t, _ in captions(n)], recipe.vocabulary, recipe.tokens, tmp_path
     )
     encoder = text_to_image.build_text_encoder(recipe, words)
-    table = text_to_image.Captions(NAMES, {}, words)
+    table = text_to_image.Captions(NAMES, {}, words, styles(flat=False))
     before = text_to_image.learn_names(encoder, table, len(NAMES), 1, generator())
     after = text_to_image.learn_names(encoder, table, len(NAMES), 60, generator())
     assert before < 0.6
@@ -197,7 +197,7 @@ def test_drawings_are_called_drawings(data: Path, tmp_path: Path) -> None:
     sprites = load_sprites(data, NAMES, (FLUENT, NOTO))
     assert sprites.flat.tolist() == [False] * 3 + [True] * 3
     words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
-    table = text_to_image.Captions(NAMES, {}, words, (RENDERED, DRAWN))
+    table = text_to_image.Captions(NAMES, {}, words, styles(flat=True))
     ball = torch.zeros(400, dtype=torch.int64)
     texts = [
         [words.decode(ids, skip_special_tokens=True) for ids in table.draw(subject, generator())]

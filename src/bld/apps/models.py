@@ -65,12 +65,9 @@ def fetch(
 ) -> None:
     """Download a model to the hub's cache; what broke off goes on. HF_HOME says where the cache is."""
     from bld.errors import InvalidInput
-    from bld.models.known import known
     from bld.models.load import BUNDLED_NAMES
     from bld.models.load import fetch as download
 
     if name in BUNDLED_NAMES:
         raise InvalidInput(f"{name} is in the package: there is nothing to fetch")
-    facts = known(name)
-    folder = download(facts.id if facts else name, pickles=allow_pickle)
-    typer.echo(f"{name} is complete in {folder}")
+    typer.echo(f"{name} is complete in {download(name, pickles=allow_pickle)}")

@@ -79,9 +79,8 @@ def find(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    facts = known(name)
-    if facts:
-        return fetch(facts.id, files, pickles=pickles)
+    if known(name):
+        return fetch(name, files, pickles=pickles)
     if path.exists():
         raise ModelUnavailable(f"model {name}: a file; give the folder of a diffusers model")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -92,14 +91,16 @@ def find(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path
     return fetch(name, files, pickles=pickles)
 
 
-def fetch(id: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path:
-    """Download of a hub repository a pipeline's index and then the parts that its family takes, or `files`.
+def fetch(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path:
+    """Download a pipeline by alias or hub id: its index, and then the parts that its family takes.
 
-    What the cache has is not downloaded again, and a download that broke off goes on. Raises
-    ModelUnavailable with what to do about it.
+    files: what to download instead, if it is no pipeline. What the cache has is not downloaded again, and
+    a download that broke off goes on. Raises ModelUnavailable with what to do about it.
     """
     from bld.models.family import read_index
 
+    facts = known(name)
+    id = facts.id if facts else name
     if files:
         return _download(id, files)
     folder = _download(id, ["model_index.json"])

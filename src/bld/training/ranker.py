@@ -20,7 +20,7 @@ from bld.training.crops import look, object_boxes
 from bld.training.loop import Run, half_precision, seeded
 from bld.training.recipes import Ranker, Recipe
 from bld.training.text_to_image import Captions
-from bld.training.vocabulary import Name
+from bld.training.vocabulary import FORMS, Name
 
 log = logging.getLogger(__name__)
 MEAN = STD = 0.5  # of the pixels, in each channel
@@ -143,7 +143,7 @@ def train(
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 4)
     r, clip = recipe.ranker, build(recipe.ranker, tokenizer).to(torch.get_default_device())
-    words = Captions(names, compositor.sprites.keywords, tokenizer)
+    words = Captions(names, compositor.sprites.keywords, tokenizer, (FORMS,))
     every = torch.cat([torch.arange(len(names)), torch.tensor([-1])])  # each name, and the empty scene
     run = Run(
         folder, "ranker", {"ranker": clip}, generator, r.samples, r.batch, r.learning_rate,

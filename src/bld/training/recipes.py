@@ -120,6 +120,7 @@ RECIPES: dict[str, Recipe] = {
     # A few seconds: the whole path with real parts, for tests and for rehearsing a long run.
     "tiny": Recipe(
         size=64,
+        flat=True,
         autoencoder=Autoencoder(channels=(8, 8, 16, 16), groups=4, samples=64, crop=32, batch=8),
         text_to_image=TextToImage(
             channels=(32, 32, 64),

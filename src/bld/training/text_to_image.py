@@ -21,7 +21,7 @@ from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
 from bld.training.loop import Run, half_precision, on_cpu, seeded
 from bld.training.recipes import SCHEDULER, Recipe, TextToImage
-from bld.training.vocabulary import DRAWN, EMPTY_SCENE, FORMS, RENDERED, Forms, Name, captions, coloured
+from bld.training.vocabulary import EMPTY_SCENE, Forms, Name, captions, coloured, styles
 
 log = logging.getLogger(__name__)
 ALIKE = 63  # latents beside its own that a picture's caption may mean
@@ -105,14 +105,14 @@ class Timesteps:
 
 
 def every_caption(
-    names: tuple[Name, ...], keywords: dict[str, tuple[str, ...]], styles: tuple[Forms, ...]
+    names: tuple[Name, ...], keywords: dict[str, tuple[str, ...]], taught: tuple[Forms, ...]
 ) -> list[list[tuple[str, float]]]:
     """The captions of each subject with their probabilities, in the order that `Captions.subject` numbers."""
     forms = [
         coloured(name, colour, style) if colour else captions(name, keywords.get(name.name, ()), style)
         for name in names
         for colour in (None, *COLOURS)
-        for style in styles
+        for style in taught
     ]
     return [*forms, list(EMPTY_SCENE)]
 
@@ -129,9 +129,9 @@ class Captions:
         names: tuple[Name, ...],
         keywords: dict[str, tuple[str, ...]],
         tokenizer: Any,
-        styles: tuple[Forms, ...] = (FORMS,),
+        taught: tuple[Forms, ...],
     ) -> None:
-        self.styles, forms = styles, every_caption(names, keywords, styles)
+        self.styles, forms = taught, every_caption(names, keywords, taught)
         texts = list(dict.fromkeys(["", *(text for form in forms for text, _ in form)]))
         row = {text: i for i, text in enumerate(texts)}
         self.ids = torch.tensor(
@@ -331,13 +331,13 @@ def train(
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 2)
     r, keywords = recipe.text_to_image, compositor.sprites.keywords
-    styles = (RENDERED, DRAWN) if recipe.flat else (FORMS,)
-    corpus = [text for form in every_caption(names, keywords, styles) for text, _ in form]
+    taught = styles(flat=recipe.flat)
+    corpus = [text for form in every_caption(names, keywords, taught) for text, _ in form]
     with PartialState(cpu=on_cpu()).main_process_first():
         if not (folder / "tokenizer").is_dir():
             tokenizers.train(corpus, r.vocabulary, r.tokens, folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    words, levels = Captions(names, keywords, tokenizer), noise_levels()
+    words, levels = Captions(names, keywords, tokenizer, taught), noise_levels()
     timesteps, balance = Timesteps(), Balance()
     unet = build_unet(r, recipe.size).to(torch.get_default_device(), memory_format=torch.channels_last)
     text_encoder = build_text_encoder(r, tokenizer).to(torch.get_default_device())

@@ -55,8 +55,12 @@ RENDERED = (*((form, 0.9 * share) for form, share in FORMS), ("a 3d render of {a
 DRAWN = (("a flat drawing of {a}", 0.84), ("{a}", 0.10), ("{word}", 0.06))
 EMPTY_SCENE = (("", 0.6), ("background", 0.2), ("an empty scene", 0.2))
 
-
 Forms = tuple[tuple[str, float], ...]
+
+
+def styles(*, flat: bool) -> tuple[Forms, ...]:
+    """The caption forms of each style that is taught: of rendered things, and of drawn ones where `flat`."""
+    return (RENDERED, DRAWN) if flat else (FORMS,)
 
 
 def captions(name: Name, keywords: tuple[str, ...] = (), forms: Forms = FORMS) -> list[tuple[str, float]]:
