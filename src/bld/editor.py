@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from bld.blend import blend
 from bld.errors import InvalidInput
 from bld.fidelity import Fidelity, fidelity
 from bld.images import (
@@ -22,6 +21,7 @@ from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
 from bld.options import TUNED, EditOptions, LoadOptions, Reconstruction
+from bld.process import guesses
 from bld.rank import Ranker, load_ranker, rank
 from bld.reconstruct import Scene, length, reconstruct
 from bld.task import Task, check
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total) as an edit goes on. An exception it raises ends the edit."""
+"""Called with (stage, done, total) as an edit goes on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,25 @@ class EditResult:
         return self.candidates[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """An edit on its way, after one step of its blend.
+
+    step: how many are done, of `steps`, over all micro-batches. seeds: of the candidates in work. z_0:
+    n c h w, what the model takes those to be.
+    """
+
+    step: int
+    steps: int
+    seeds: tuple[int, ...]
+    z_0: torch.Tensor
+    show: Callable[[torch.Tensor], Photograph]
+
+    def photograph(self, candidate: int = 0) -> Photograph:
+        """One of them in the photograph, stitched. Runs the decoder: ask for as many as are looked at."""
+        return self.show(self.z_0[candidate : candidate + 1])
+
+
 @dataclass
 class _Stages:
     """Times the stages of an edit and reports how far each is."""
@@ -151,6 +170,7 @@ class Editor:
         *,
         options: EditOptions | None = None,
         progress: Progress | None = None,
+        preview: Callable[[Preview], None] | None = None,
         **changes: Any,
     ) -> EditResult:
         """Edit `image` (path, PIL image or array h w 3) where `mask` is white, as `prompt` says.
@@ -158,6 +178,9 @@ class Editor:
         Options come as an `EditOptions` or one by one (candidates=8, seed=0, ...). Raises InvalidInput
         for whatever cannot be edited as asked; nothing is resized, inverted or cut unless an option
         says so, and what was converted is in the result's notes.
+
+        progress and preview are called as it goes on; an exception that either raises ends the edit within
+        a step.
         """
         if options is not None and changes:
             raise TypeError("give options=EditOptions(...) or single options, not both")
@@ -166,7 +189,7 @@ class Editor:
         with stages.stage("encode", 1) as done:
             z_init = self.model.encode(task.x())
             done(1)
-        return self._finish(task, self._blend(task, z_init, stages), stages, self.ranker)
+        return self._finish(task, self._blend(task, z_init, stages, preview), stages, self.ranker)
 
     def finish(
         self,
@@ -255,19 +278,31 @@ class Editor:
             options=task.options,
         )
 
-    def _blend(self, task: Task, z_init: torch.Tensor, stages: _Stages) -> Latents:
+    def _blend(
+        self, task: Task, z_init: torch.Tensor, stages: _Stages, preview: Callable[[Preview], None] | None
+    ) -> Latents:
         """z_0 of every candidate, a micro-batch at a time."""
         options, seeds = task.options, task.seeds
         z_0: list[torch.Tensor] = []
         batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
         trajectory = self.model.trajectory(task.prompt, options, task.grid)
+        steps, done_before = len(batches) * len(trajectory), 0
         m_latent = [torch.from_numpy(m).to(z_init) for m in task.m_latent(len(trajectory))]
-        with stages.stage("blend", len(batches) * len(trajectory)) as done:
-            for number, batch in enumerate(batches):
+
+        def show(z: torch.Tensor) -> Photograph:
+            return reconstruct("stitch", self._scene(task, from_tensor(self.model.decode(z))[0], z))
+
+        with stages.stage("blend", steps) as done:
+            for batch in batches:
                 generators = [torch.Generator().manual_seed(seed) for seed in batch]
                 trajectory = self.model.trajectory(task.prompt, options, task.grid)
                 z = z_init
-                for step, z in enumerate(blend(trajectory, z_init, m_latent, generators)):  # noqa: B007
-                    done(number * len(trajectory) + step + 1)
+                for step, (z, guess) in enumerate(  # noqa: B007
+                    guesses(trajectory, z_init, m_latent, generators), start=done_before + 1
+                ):
+                    done(step)
+                    if preview:
+                        preview(Preview(step, steps, tuple(batch), guess, show))
+                done_before += len(trajectory)
                 z_0.append(z)  # the last one
         return Latents(z_init, torch.cat(z_0), tuple(seeds))

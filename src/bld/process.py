@@ -1,6 +1,6 @@
 """Seeing an edit happen: what the model takes the picture to be after each step (figures 6 and 15)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from bld.blend import blend
 from bld.images import from_tensor
 from bld.masks import FloatArray
-from bld.models.base import LatentModel, Level, Step
+from bld.models.base import LatentModel, Level, Step, Trajectory
 from bld.task import Task
 
 
@@ -36,20 +36,32 @@ def process(model: LatentModel, task: Task, *, frames: int) -> Iterator[Frame]:
     """
     z_init = model.encode(task.x())
     trajectory = model.trajectory(task.prompt, task.options, task.grid)
-    masks = task.m_latent(len(trajectory))
-    guesses: list[torch.Tensor] = []
-    watched = [Step(step.level_in, step.level_out, _watched(step, guesses.append)) for step in trajectory]
-    frames = min(frames, len(watched))
-    shown = {round((i + 1) * len(watched) / frames) for i in range(frames)}
+    masks, steps = task.m_latent(len(trajectory)), len(trajectory)
+    frames = min(frames, steps)
+    shown = {round((i + 1) * steps / frames) for i in range(frames)}
     generator = torch.Generator().manual_seed(task.seeds[0])
     m_latent = [torch.from_numpy(m).to(z_init) for m in masks]
-    for number, z in enumerate(blend(watched, z_init, m_latent, [generator]), start=1):
-        guess = guesses.pop()
+    for number, (_, z_0) in enumerate(guesses(trajectory, z_init, m_latent, [generator]), start=1):
         if number in shown:
-            step, m = watched[number - 1], m_latent[number - 1]
-            blended = z if number == len(watched) else guess * m + z_init * (1 - m)
-            picture = from_tensor(model.decode(blended))[0]
-            yield Frame(number, len(watched), step.level_out, blended, picture, masks[number - 1])
+            level = trajectory[number - 1].level_out
+            yield Frame(number, steps, level, z_0, from_tensor(model.decode(z_0))[0], masks[number - 1])
+
+
+def guesses(
+    trajectory: Trajectory,
+    z_init: torch.Tensor,
+    m_latent: Sequence[torch.Tensor],
+    generators: Sequence[torch.Generator],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`blend`, and beside each z what the model takes the edit to be by then: n c h w each.
+
+    Inside the mask that is its guess, outside the photograph; after the last step both are the edit.
+    """
+    kept: list[torch.Tensor] = []
+    watched = [Step(step.level_in, step.level_out, _watched(step, kept.append)) for step in trajectory]
+    for number, z in enumerate(blend(watched, z_init, m_latent, generators), start=1):
+        guess, m = kept.pop(), m_latent[number - 1]
+        yield z, z if number == len(watched) else guess * m + z_init * (1 - m)
 
 
 def _watched(step: Step, keep: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], torch.Tensor]:

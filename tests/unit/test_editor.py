@@ -276,7 +276,7 @@ def test_the_darker_the_mask_the_later_its_edit_begins(
         seen.append([float(m.sum()) for m in m_latent])
         return blend(trajectory, z_init, m_latent, generators)
 
-    monkeypatch.setattr("bld.editor.blend", spied)
+    monkeypatch.setattr("bld.process.blend", spied)
     steps = np.repeat(np.float32([0, 0.25, 0.5, 1]), NATIVE.shape[1] // 4)
     edit(editor, NATIVE, np.repeat(steps[None], NATIVE.shape[0], 0), steps=4)
     assert seen == [[16.0, 16.0, 32.0, 48.0]]
@@ -303,9 +303,9 @@ def test_a_shrinking_mask_starts_wider(editor: Editor, monkeypatch: pytest.Monke
 
     def spied(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
         seen.append([float(m.sum()) for m in m_latent])
-        yield z_init
+        return blend(trajectory, z_init, m_latent, generators)
 
-    monkeypatch.setattr("bld.editor.blend", spied)
+    monkeypatch.setattr("bld.process.blend", spied)
     line = box_mask(NATIVE, Box(30, 8, 1, 48))
     edit(editor, NATIVE, line, steps=4)
     edit(editor, NATIVE, line, steps=4, shrink=False)

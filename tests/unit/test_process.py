@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from bld import EditOptions, Editor
+from bld import Cancelled, EditOptions, Editor
 from bld.apps import contact, visualize
+from bld.editor import Preview
 from bld.models.base import CLEAN, Level, Step
 from bld.process import Frame, process
 from bld.task import check
@@ -92,3 +93,32 @@ def test_strip_animation_and_film(tmp_path: Path) -> None:
 def test_the_latents_picture_has_every_channel_and_the_mask() -> None:
     sheet = visualize.latents(frames(steps=4, count=1)[0])
     assert sheet.width == contact.GAP + 4 * (visualize.LARGEST + contact.GAP)  # three channels and the mask
+
+
+def test_previews_come_after_each_step_and_end_with_the_edit() -> None:
+    """Of every candidate in work, at the photograph's size, with the background untouched."""
+    seen: list[Preview] = []
+    edit = Editor(GaussianModel()).edit(
+        PHOTO, MASK, "a red wall", candidates=3, batch_size=2, seed=4, steps=5, preview=seen.append
+    )
+    assert [(p.step, p.steps, p.seeds) for p in seen] == [
+        (step, 10, (4, 5) if step <= 5 else (6,)) for step in range(1, 11)
+    ]
+    early = seen[0].photograph(1)
+    np.testing.assert_array_equal(early.pixels[~MASK], PHOTO[~MASK])
+    made = {c.seed: c.photograph.pixels for c in edit.candidates}
+    for preview in (seen[4], seen[9]):
+        for place, seed in enumerate(preview.seeds):
+            np.testing.assert_array_equal(preview.photograph(place).pixels, made[seed])
+
+
+def test_what_a_preview_raises_ends_the_edit_within_that_step() -> None:
+    seen = []
+
+    def stop(preview: Preview) -> None:
+        seen.append(preview.step)
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough"):
+        Editor(GaussianModel()).edit(PHOTO, MASK, "red", steps=5, seed=0, preview=stop)
+    assert seen == [1]
