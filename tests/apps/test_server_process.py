@@ -33,9 +33,11 @@ def command(*words: str) -> list[str]:
 
 
 @contextmanager
-def serving(model: Path, log: Path, *words: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+def serving(
+    model: Path, log: Path, *words: str, keys: str = ""
+) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """The address and the process of `bld serve` with one thread, as its neighbours need the others."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BLD_API_KEYS": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "BLD_API_KEYS": keys}
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -114,10 +116,11 @@ def test_two_hundred_requests_of_sixteen_clients(model: Path, tmp_path: Path) ->
 def test_sigterm_under_load_loses_nothing_that_was_accepted(model: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
-        serving(model, log, "--queue", "100") as (url, process),
-        openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client,
+        serving(model, log, "--queue", "100", keys="mine yours") as (url, process),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="yours", max_retries=0) as client,
         ThreadPoolExecutor(24) as clients,
     ):
+        assert httpx2.get(f"{url}/v1/models").status_code == 401
         first = edit(client, 0)
         done = threading.Semaphore(0)
 
