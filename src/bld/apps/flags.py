@@ -97,6 +97,13 @@ def refuse_unreadable(image: Path, mask: Path, options: EditOptions) -> None:
 
 FINISH = ("Finish", "Tuning (latents and decoder)")  # what can be chosen anew when an edit is made
 PROCESS = ("Sampling", "Mask", "Limits")  # what matters before an edit is finished
+RUN = (
+    "Pictures",
+    "Sampling",
+    "Mask",
+    "Finish",
+    "Tuning (latents and decoder)",
+)  # all but how pictures are read
 
 
 def with_edit_options(
