@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bld.apps import evaluate, models
+from bld.apps import evaluate, models, study
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(evaluate.app)
 app.add_typer(models.app)
+app.add_typer(study.app)
 app.add_typer(server.app)
 
 

@@ -99,13 +99,18 @@ def _entered(folder: Path) -> list[str]:
     return sorted(names, key=lambda name: name != "bld")
 
 
-def report_again(folder: Path) -> Path:
-    """Write the report of a run from its rows; returns where it is. Raises InvalidInput for no run."""
+def opened(folder: Path) -> tuple[Suite, dict[str, Any]]:
+    """The suite and the settings of a run. Raises InvalidInput if the folder is not one."""
     try:
         settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        found = Suite.read(Path(settings["suite"])).first(settings["cases"])
+        return Suite.read(Path(settings["suite"])).first(settings["cases"]), settings
     except (OSError, ValueError, KeyError) as error:
         raise InvalidInput(f"{folder}: not the folder of a run ({error})") from error
+
+
+def report_again(folder: Path) -> Path:
+    """Write the report of a run from its rows; returns where it is. Raises InvalidInput for no run."""
+    found, settings = opened(folder)
     report.write(found, _entered(folder), settings, folder)
     return folder / "report.md"
 

@@ -53,8 +53,8 @@ def mean(values: Sequence[float | None]) -> float | None:
     return fmean(there) if there else None
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
+def wilson(hits: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927). hits: a tie may count half."""
     if count == 0:
         return 0.0, 1.0
     share, z2 = hits / count, Z95**2
