@@ -134,6 +134,11 @@ class LoadOptions:
 
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: DType = _option("auto", "auto, float32, bfloat16, float16")
+    config: str | None = _option(
+        None,
+        "what a model in a single file is built like: an alias, a folder or a hub id, of which no "
+        "weights are read; told from the file if left out",
+    )
     vae: str | None = _option(None, "another autoencoder for the model: a folder or a hub id")
     lora: tuple[str, ...] = _option(
         (), "LoRA weights to add: a .safetensors file, PATH or PATH:SCALE; may be given several times"

@@ -10,7 +10,7 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
-from bld.models.load import find, pick_device
+from bld.models.load import find, is_single, pick_device
 from bld.models.weights import fingerprint
 from bld.options import RankBy
 
@@ -74,6 +74,8 @@ def load_ranker(name: str, model: str, *, device: str = "auto") -> Ranker | None
         return None
     if name != "auto":
         return ClipRanker(find(name, CLIP_FILES), name=name, device=pick_device(device))
+    if is_single(model):
+        return None
     own = find(model) / "ranker"
     return ClipRanker(own, name=f"{model}/ranker", device=pick_device(device)) if own.is_dir() else None
 

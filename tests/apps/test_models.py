@@ -18,7 +18,9 @@ from bld.errors import ModelUnavailable
 from bld.models.known import KNOWN, known
 from bld.models.load import FAMILIES, load_model
 from bld.models.weights import check_whole
+from tests.families import checkpoint
 from tests.hub import hub
+from tests.original import single_file
 from tests.tiny import tiny_folder
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +88,19 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_fetched_model_edits_with_no_network(repositories: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """The flags of a photograph and its mask."""
+    Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(tmp_path / "photo.png")
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:48, 16:48] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return ["--image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "mask.png")]
+
+
+def test_a_fetched_model_edits_with_no_network(
+    repositories: Path, tmp_path: Path, pictures: list[str]
+) -> None:
     home = {"HF_HOME": str(tmp_path / "home")}
     with hub(repositories) as (endpoint, asked):
         online = {**home, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
@@ -97,17 +111,35 @@ def test_a_fetched_model_edits_with_no_network(repositories: Path, tmp_path: Pat
         asked.clear()
         assert bld("models", "fetch", "owner/tiny", **online).returncode == 0
         assert not [path for path in asked if path.endswith(".safetensors")], "downloaded twice"
-    Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(tmp_path / "photo.png")
-    mask = np.zeros((64, 64), np.uint8)
-    mask[16:48, 16:48] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
     edited = bld(
-        "edit", "--image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "mask.png"), "--prompt",
-        "a cat", "--model", "owner/tiny", "--steps", "2", "--candidates", "1", "--device", "cpu", "--output",
-        str(tmp_path / "out"), **home, HF_HUB_OFFLINE="1",
+        "edit", *pictures, "--prompt", "a cat", "--model", "owner/tiny", "--steps", "2", "--candidates", "1",
+        "--device", "cpu", "--output", str(tmp_path / "out"), **home, HF_HUB_OFFLINE="1",
     )  # fmt: skip
     assert edited.returncode == 0, edited.stderr
     assert (tmp_path / "out" / "result.png").is_file()
+
+
+def test_a_single_file_edits_once_the_configuration_is_fetched(
+    repositories: Path, tmp_path: Path, pictures: list[str]
+) -> None:
+    """Without --config: that it is a Stable Diffusion 1 is told from the file."""
+    folder = checkpoint("sd1", repositories / "stable-diffusion-v1-5" / "stable-diffusion-v1-5")
+    file = single_file(folder, tmp_path / "model.safetensors")
+    home = {"HF_HOME": str(tmp_path / "home")}
+    edit = ["edit", *pictures, "--prompt", "a cat", "--model", str(file), "--steps", "2", "--candidates", "1"]
+    edit += ["--device", "cpu", "--context-pixels", "0", "--output", str(tmp_path / "out")]
+    failed = bld(*edit, **home, HF_HUB_OFFLINE="1")
+    assert failed.returncode == 2
+    command = failed.stderr.rpartition("run: bld ")[2].split()
+    assert command == ["models", "fetch", "stable-diffusion-v1-5/stable-diffusion-v1-5", "--config-only"]
+    with hub(repositories) as (endpoint, asked):
+        fetched = bld(*command, **home, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+        assert fetched.returncode == 0, fetched.stderr
+        assert "the configuration of stable-diffusion-v1-5" in fetched.stdout
+        assert not [path for path in asked if path.endswith((".safetensors", ".bin"))]
+    edited = bld(*edit, **home, HF_HUB_OFFLINE="1")
+    assert edited.returncode == 0, edited.stderr
+    assert json.loads((tmp_path / "out" / "edit.json").read_text())["model"]["name"] == str(file)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import hashlib
 from pathlib import Path
 
 from bld.errors import InvalidInput, MissingExtra, ModelUnavailable
-from bld.models.family import Family, whole_network
+from bld.models.family import Family
 from bld.models.load import find
+from bld.models.networks import whole_network
 from bld.models.weights import check_whole, fingerprint
 from bld.options import LoadOptions
 
