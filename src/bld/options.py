@@ -147,6 +147,9 @@ class LoadOptions:
         (), "a learnt word to add: a .safetensors file, whose name is the word; may be given several times"
     )
     vae_tiling: bool = _option(False, "encode and decode in tiles: less memory where the crop is large")
+    offload: bool = _option(
+        False, "keep the networks in the CPU's memory, each on the GPU only while it runs: less of the GPU's"
+    )
     allow_pickle: bool = _option(
         False, "read pickled weights where a part has no others; torch then reads nothing but weights"
     )

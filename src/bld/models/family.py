@@ -44,17 +44,19 @@ class Family(ABC):
         *,
         name: str,
         device: torch.device,
+        rests: torch.device,
         dtype: torch.dtype,
         pickles: bool = False,
         single: SingleFile | None = None,
     ) -> None:
         """Load the parts. Raises ModelUnavailable if one is missing, of another class, or not whole.
 
+        device: where it runs; rests: where its parts are until then, another device if they are offloaded.
         pickles: whether weights may be read from a pickle where there are no others. single: where the
         weights are instead of in the folder.
         """
         self.index = check_layout(folder, self.parts, self.optional)
-        self.name, self.device, self.dtype = name, device, dtype
+        self.name, self.device, self.rests, self.dtype = name, device, rests, dtype
         here = [part for part in self.parts if (folder / part).is_dir()]
         self.revision = single.revision if single else fingerprint(folder, here)
         for part, kind in self.parts.items():
@@ -75,13 +77,14 @@ class Family(ABC):
             loaded = whole_network(folder, part, _class(kind), self.dtype, pickles=pickles)
         if self.dtype == torch.float16 and getattr(loaded.config, "force_upcast", False):
             loaded = loaded.float()  # an autoencoder that overflows in half precision, as SDXL's first does
-        return loaded.to(self.device)
+        return loaded.to(self.rests)
 
     @cached_property
     def pipe(self) -> Any:
         """The diffusers pipeline of these parts."""
         scheduler = _class(self.parts["scheduler"]).from_config(self.scheduler)
         parts = {part: getattr(self, part) for part in self.parts if part != "scheduler"}
+        parts |= {part: self.vae for part in ("vae", "vqvae") if part in parts}  # it may have been replaced
         return _class(self.pipeline)(scheduler=scheduler, **parts, **self.beside)
 
     @torch.no_grad()
@@ -99,7 +102,7 @@ class Family(ABC):
     def decoder(self) -> torch.nn.Module:
         """A copy of D in float32, on the model's device, with its weights free to be tuned."""
         parts = (self.vae.post_quant_conv, self.vae.decoder)
-        copies = [copy.deepcopy(part).float() for part in parts if part is not None]
+        copies = [copy.deepcopy(part).float().to(self.device) for part in parts if part is not None]
         return Decoder(copies, self.unscaled).requires_grad_(True)
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:

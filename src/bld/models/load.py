@@ -10,7 +10,8 @@ import torch
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import LatentModel
 from bld.models.known import KNOWN, known
-from bld.models.weights import check_memory, check_whole
+from bld.models.memory import check_memory, enough_memory
+from bld.models.weights import check_whole
 from bld.options import DType, LoadOptions
 
 BUNDLED = Path(__file__).parent
@@ -32,6 +33,7 @@ FAMILIES = {
 }
 
 
+@enough_memory()
 def load_model(name: str, options: LoadOptions | None = None, **changes: Any) -> LatentModel:
     """Load a model by alias ("mini", "sdxl"), path of a diffusers folder or a single file, or hub id.
 
@@ -46,9 +48,12 @@ def load_model(name: str, options: LoadOptions | None = None, **changes: Any) ->
     options = options or LoadOptions(**changes)
     where = pick_device(options.device)
     precision = pick_dtype(options.dtype, where)
+    if options.offload and where.type == "cpu":
+        raise InvalidInput("--offload spares the memory of a GPU, and this runs on the CPU: leave it out")
+    rests = torch.device("cpu") if options.offload else where
     single = None
     if is_single(name):
-        single = SingleFile(Path(name).expanduser(), precision, where, pickles=options.allow_pickle)
+        single = SingleFile(Path(name).expanduser(), precision, rests, pickles=options.allow_pickle)
         folder = find(options.config or single.config, CONFIGURATION)
     elif options.config:
         raise InvalidInput(f"--config {options.config}: for a model in a single file, and {name} is none")
@@ -59,9 +64,15 @@ def load_model(name: str, options: LoadOptions | None = None, **changes: Any) ->
         precision = family.half
     if not single:
         files = [file for part in family.parts for file in (folder / part).glob("*.safetensors")]
-        check_memory(folder, files, precision, where)
+        check_memory(folder, files, precision, rests)
     model = family(
-        folder, name=name, device=where, dtype=precision, pickles=options.allow_pickle, single=single
+        folder,
+        name=name,
+        device=where,
+        rests=rests,
+        dtype=precision,
+        pickles=options.allow_pickle,
+        single=single,
     )
     facts = known(name)
     if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from bld.errors import InvalidInput, ModelUnavailable
+from bld.models.memory import check_memory
 from bld.models.networks import filled_network, loading
-from bld.models.weights import check_memory, check_whole, sampled
+from bld.models.weights import check_whole, sampled
 
 Weights = Mapping[str, torch.Tensor]
 
