@@ -155,7 +155,7 @@ class Editor:
     def from_pretrained(
         cls, name: str, *, ranker: str = "auto", options: LoadOptions | None = None, **changes: Any
     ) -> Self:
-        """Load a model by name, folder or hub id, and the CLIP model that ranks its candidates.
+        """Load a model by name, folder, file or hub id, and the model that ranks its candidates.
 
         Options come as a `LoadOptions` or one by one (device="cpu", lora=["style.safetensors:0.8"], ...).
         See `bld.models.load.load_model` and `bld.rank.load_ranker`.

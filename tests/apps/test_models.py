@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bld.apps.models import HEADINGS, cells
 from bld.errors import ModelUnavailable
@@ -19,7 +19,7 @@ from bld.models.known import KNOWN, known
 from bld.models.load import FAMILIES, load_model
 from bld.models.weights import check_whole
 from tests.families import checkpoint
-from tests.hub import hub
+from tests.hub import COMMIT, hub
 from tests.original import single_file
 from tests.tiny import tiny_folder
 
@@ -140,6 +140,38 @@ def test_a_single_file_edits_once_the_configuration_is_fetched(
     edited = bld(*edit, **home, HF_HUB_OFFLINE="1")
     assert edited.returncode == 0, edited.stderr
     assert json.loads((tmp_path / "out" / "edit.json").read_text())["model"]["name"] == str(file)
+
+
+def test_a_download_goes_on_where_the_connection_broke(repositories: Path, tmp_path: Path) -> None:
+    """Within one run, and in steps of the 10 MiB that the client reads at once."""
+    folder = shutil.copytree(repositories / "owner" / "tiny", repositories / "owner" / "large")
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    save_file({"w": torch.rand(6_000_000)}, folder / weights)
+    with hub(repositories, breaks=weights) as (endpoint, asked):
+        online = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
+        fetched = bld("models", "fetch", "owner/large", **online)
+        assert fetched.returncode == 0, fetched.stderr
+    (again,) = [path for path in asked if "bytes=" in path]
+    assert again.endswith(f"{weights} bytes={10 << 20}-")
+    found = Path(fetched.stdout.rpartition(" in ")[2].strip()) / weights
+    assert found.read_bytes() == (folder / weights).read_bytes()
+
+
+def test_a_download_that_fails_keeps_the_files_that_are_whole(repositories: Path, tmp_path: Path) -> None:
+    weights, attempts = "vae/diffusion_pytorch_model.safetensors", 6
+    with hub(repositories, breaks=weights, times=attempts) as (endpoint, asked):
+        online = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
+        failed = bld("models", "fetch", "owner/tiny", **online)
+        assert failed.returncode == 2
+        message = failed.stderr.splitlines()[-1]
+        assert "model owner/tiny: the download broke off" in message
+        assert "run it again" in message
+        asked.clear()
+        fetched = bld("models", "fetch", "owner/tiny", **online)
+        assert fetched.returncode == 0, fetched.stderr
+    assert {path.partition(f"{COMMIT}/")[2] for path in asked if path.endswith(".safetensors")} == {weights}
+    found = Path(fetched.stdout.rpartition(" in ")[2].strip()) / weights
+    assert found.read_bytes() == (repositories / "owner" / "tiny" / weights).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def fetch(
         bool, typer.Option("--config-only", help="no weights: what a model in a single file needs, a few MB")
     ] = False,
 ) -> None:
-    """Download a model to the hub's cache; what broke off goes on. HF_HOME says where the cache is."""
+    """Download a model to the hub's cache, but for files that it has. HF_HOME says where the cache is."""
     from bld.errors import InvalidInput
     from bld.models.load import BUNDLED_NAMES, CONFIGURATION
     from bld.models.load import fetch as download

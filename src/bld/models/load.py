@@ -125,8 +125,8 @@ def find(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path
 def fetch(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path:
     """Download a pipeline by alias or hub id: its index, and then the parts that its family takes.
 
-    files: what to download instead, if it is no pipeline. What the cache has is not downloaded again, and
-    a download that broke off goes on. Raises ModelUnavailable with what to do about it.
+    files: what to download instead, if it is no pipeline. Files that the cache has are not downloaded again.
+    Raises ModelUnavailable with what to do about it.
     """
     from bld.models.family import read_index
 
@@ -177,6 +177,11 @@ def _download(id: str, files: Sequence[str], *, pickles: bool = False) -> Path:
             f"model {id}: no folder of that name, not in the cache ({constants.HF_HUB_CACHE}), and the hub "
             f"does not answer ({type(error).__name__}): check the name and HF_HUB_OFFLINE; where there is a "
             f"network, run: bld models fetch {id}{' --config-only' * (tuple(files) == CONFIGURATION)}"
+        ) from error
+    except Exception as error:  # of the HTTP library, which goes by the hub's version
+        raise ModelUnavailable(
+            f"model {id}: the download broke off ({type(error).__name__}): run it again; files that are "
+            "whole are not downloaded again"
         ) from error
 
 
