@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from cases import arguments, cases, checked, sampled
-from ranking import load_judge, probability
 
 from bld import Editor
 from bld.blend import blend, noise_like
+from bld.classify import label_index, likeliest, load_classifier
 from bld.fidelity import LUMA, seam_score
 from bld.images import from_tensor
 from bld.models.base import Trajectory
@@ -40,7 +40,7 @@ def main() -> None:
     parser = arguments(__doc__, cases=64)
     parser.add_argument("--candidates", type=int, default=4)
     given = parser.parse_args()
-    editor, judge = Editor.from_pretrained(given.model), load_judge(given.model)
+    editor, judge = Editor.from_pretrained(given.model), load_classifier("auto", given.model)
     found: dict[str, list[tuple[float, float, float]]] = {"fresh": [], "fixed": []}
     for seed, case in enumerate(cases(given.data, given.cases, random_mask)):
         task = checked(editor.model, case, seed=seed)
@@ -48,10 +48,11 @@ def main() -> None:
         seeds = [seed * given.candidates + i for i in range(given.candidates)]
         for name, by in (("fresh", blend), ("fixed", fixed)):
             for picture in sampled(editor.model, task, masks, seeds=seeds, by=by):
-                p, rank = probability(judge, picture, task.seen_mask(), case.name)
+                shares = judge.probabilities(judge.view(picture, task.seen_mask()))
+                place = label_index(judge.labels, case.name.name)
                 before, after = (255 * shown @ LUMA for shown in (x, picture))
                 jump = seam_score(before, after, task.seen_mask() > 0) or 0.0
-                found[name].append((p, float(rank < 5), jump))
+                found[name].append((float(shares[place]), float(place in likeliest(shares, 5)), jump))
     print("| background noise | judge's probability | in its top 5 | seam |\n|---|---|---|---|")
     for name, rows in found.items():
         p, hit, jump = np.array(rows).T

@@ -9,37 +9,13 @@ probability of the prompted name. Top and bottom fifth are five candidates each.
 from typing import get_args
 
 import numpy as np
-import torch
 from cases import arguments, cases, checked, sampled
-from transformers import ResNetForImageClassification
 
 from bld import Editor
-from bld.masks import FloatArray, mask_box
-from bld.models.load import find
+from bld.classify import label_index, load_classifier
 from bld.options import RankBy
 from bld.rank import rank
-from bld.training.crops import look, squared
-from bld.training.judge import classify
 from bld.training.sheet import random_mask
-from bld.training.vocabulary import Name, vocabulary
-
-
-def load_judge(model: str) -> ResNetForImageClassification:
-    """The classifier in the model's folder."""
-    return ResNetForImageClassification.from_pretrained(find(model) / "judge", dtype=torch.float32).eval()
-
-
-@torch.no_grad()
-def probability(
-    judge: ResNetForImageClassification, picture: FloatArray, mask: FloatArray, name: Name
-) -> tuple[float, int]:
-    """What the judge gives `name` for the mask's box, and how many names it finds likelier."""
-    box = mask_box((mask > 0).astype(np.float32))
-    edges = torch.tensor([[box.top, box.left, box.bottom, box.right]]) / len(picture)
-    image = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    found = classify(judge, look(image, squared(edges), 64))[0].softmax(0)
-    index = vocabulary().index(name)
-    return float(found[index]), int((found > found[index]).sum())
 
 
 def main() -> None:
@@ -48,7 +24,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=24)
     parser.add_argument("--steps", type=int, default=50)
     given = parser.parse_args()
-    editor, judge = Editor.from_pretrained(given.model), load_judge(given.model)
+    editor, judge = Editor.from_pretrained(given.model), load_classifier("auto", given.model)
     assert editor.ranker is not None
     fifths: dict[RankBy, list[list[float]]] = {by: [] for by in get_args(RankBy)}
     for number, case in enumerate(cases(given.data, given.cases, random_mask)):
@@ -58,7 +34,8 @@ def main() -> None:
         for i in range(0, len(seeds), 8):
             pictures += sampled(editor.model, task, masks, seeds=seeds[i : i + 8])
         seen = task.seen_mask()
-        judged = np.array([probability(judge, picture, seen, case.name)[0] for picture in pictures])
+        place = label_index(judge.labels, case.name.name)
+        judged = np.array([judge.probabilities(judge.view(picture, seen))[place] for picture in pictures])
         for by, rows in fifths.items():
             order = list(rank(editor.ranker, pictures, seen, task.prompt, by).order)
             ordered = judged[order]

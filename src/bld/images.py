@@ -105,11 +105,12 @@ def open_photograph(source: Source | Photograph, *, max_pixels: int) -> Photogra
 def read_mask(source: Source, *, mode: MaskMode = "auto", max_pixels: int) -> MaskImage:
     """Read a mask: any picture that `open_photograph` takes, or an array of bool or float.
 
-    Float values must lie in [0, 1]. "luminance" reads how light a pixel is, "alpha" how opaque.
+    Float values must lie in [0, 1]. "luminance" reads how light a pixel is, "alpha" how opaque, and
+    "transparency" takes the pixels that are not opaque at all, as the OpenAI images API does.
     "auto" reads luminance where the picture has no alpha channel, or an opaque one, or where its
     luminance has exactly two levels, one on each side of one half; else alpha. The note says which.
-    Raises InvalidInput for an unreadable picture, for mode "alpha" without an alpha channel, and
-    for integer values of only 0 and 1, all of them nearly black.
+    Raises InvalidInput for an unreadable picture, for "alpha" and "transparency" without an alpha channel,
+    and for integer values of only 0 and 1, all of them nearly black.
     """
     raster = decode(source, max_pixels=max_pixels, what="mask")
     for values in (raster.colour, raster.alpha):
@@ -269,10 +270,10 @@ def _check_mask_values(values: Array | None) -> None:
 def _mask_channel(raster: Raster, mode: MaskMode) -> tuple[FloatArray, str]:
     """Choose the channel that carries the mask; returns it in [0, 1] with its name and why."""
     luminance, alpha = _luminance(raster.colour), raster.alpha
-    if mode == "alpha":
+    if mode in ("alpha", "transparency"):
         if alpha is None:
             raise InvalidInput("mask: it has no alpha channel to read; use --mask-mode luminance or auto")
-        return _unit(alpha), "alpha"
+        return (_unit(alpha), mode) if mode == "alpha" else ((alpha == 0).astype(np.float32), mode)
     if mode == "luminance" or alpha is None:
         return luminance, "luminance"
     opacity = _unit(alpha)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from bld.errors import InvalidInput
 
-MaskMode = Literal["auto", "luminance", "alpha"]
+MaskMode = Literal["auto", "luminance", "alpha", "transparency"]
 Reconstruction = Literal["none", "stitch", "poisson", "latents", "decoder"]
 TUNED: tuple[Reconstruction, ...] = ("latents", "decoder")  # by optimisation, so they take a while
 TuneLoss = Literal["mean", "area"]
@@ -96,7 +96,8 @@ class EditOptions:
     )
     mask_mode: MaskMode = _option(
         "auto",
-        "what of the mask file counts: its luminance (white = edit) or its alpha (opaque = edit)",
+        "what of the mask file counts: its luminance (white = edit), its alpha (opaque = edit) or its "
+        "transparency (alpha 0 = edit, and nothing else)",
     )
     invert_mask: bool = _option(False, "edit where the mask says keep")
     resize_mask: bool = _option(False, "scale a mask of another size to the photograph's")

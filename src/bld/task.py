@@ -1,6 +1,7 @@
 """From what was asked to what will be done: everything about an edit that is decided before it runs."""
 
 from dataclasses import dataclass
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from bld.images import (
 from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.options import EditOptions, resolve
+
+MOST_QUOTED = 200  # characters of a prompt, in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,7 @@ def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tu
         raise InvalidInput("the prompt is empty: say what to draw inside the mask")
     notes = []
     for what, text in (("prompt", prompt), ("negative prompt", options.negative_prompt)):
-        cut = model.excess(text)
+        cut = shorten(model.excess(text), MOST_QUOTED, placeholder=" ...")
         if cut and not options.truncate_prompt:
             raise InvalidInput(
                 f"the {what} is longer than {model.name} reads: {cut!r} would be cut; "

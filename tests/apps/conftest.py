@@ -1,12 +1,17 @@
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bld.apps import cli
 from tests.tiny import tiny_folder
 
 SIZE = (90, 120)  # height, width
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +34,16 @@ def mask(tmp_path: Path) -> Path:
     path = tmp_path / "mask.png"
     Image.fromarray(values).save(path)
     return path
+
+
+@pytest.fixture
+def bld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bld", *map(str, words)])
+        capsys.readouterr()
+        code = cli.main()
+        return (code, *capsys.readouterr())
+
+    return run

@@ -1,8 +1,6 @@
 import inspect
 import json
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bld.apps import cli
 from bld.apps.flags import GROUPS, with_edit_options
 from bld.apps.record import command, read
 from bld.options import FIELDS
+from tests.apps.conftest import Run
 from tests.tiny import tiny_clip
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def bld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bld", *map(str, words)])
-        capsys.readouterr()
-        code = cli.main()
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -112,8 +112,17 @@ def test_the_mode_overrules() -> None:
     np.testing.assert_allclose(read_mask(layers, mode="alpha", max_pixels=LIMIT).values, [[1, 0, 0.2]])
     layers = two_layers([0, 51, 102], [255, 0, 51])
     np.testing.assert_allclose(read_mask(layers, mode="luminance", max_pixels=LIMIT).values, [[0, 0.2, 0.4]])
-    with pytest.raises(InvalidInput, match=r"no alpha channel.*--mask-mode"):
-        read_mask(RGB, mode="alpha", max_pixels=LIMIT)
+    for mode in ("alpha", "transparency"):
+        with pytest.raises(InvalidInput, match=r"no alpha channel.*--mask-mode"):
+            read_mask(RGB, mode=mode, max_pixels=LIMIT)  # type: ignore[arg-type]
+
+
+def test_transparency_is_what_is_not_opaque_at_all() -> None:
+    """As the OpenAI images API has it: half transparent is kept."""
+    layers = two_layers([255, 0, 9, 200], [0, 1, 128, 255])
+    found = read_mask(layers, mode="transparency", max_pixels=LIMIT)
+    np.testing.assert_array_equal(found.values, [[1, 0, 0, 0]])
+    assert "transparency" in found.note
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.5], [-0.1, 1.0], [0.0, np.nan]])

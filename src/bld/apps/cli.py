@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bld.apps import evaluate, models
+from bld.apps import evaluate, models, study
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -24,6 +24,7 @@ from bld.apps.flags import (
     refuse_unreadable,
     with_edit_options,
 )
+from bld.apps.server import command as server
 from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
 from bld.options import EditOptions, LoadOptions, preset
 
@@ -42,6 +43,8 @@ app = typer.Typer(
 )
 app.add_typer(evaluate.app)
 app.add_typer(models.app)
+app.add_typer(study.app)
+app.add_typer(server.app)
 
 
 def _version(wanted: bool) -> None:

@@ -2,13 +2,15 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from bld.apps.flags import (
+    AUTO,
     MODEL,
     PROCESS,
+    RUN,
     ImagePath,
     MaskPath,
     ModelName,
@@ -16,7 +18,8 @@ from bld.apps.flags import (
     refuse_unreadable,
     with_edit_options,
 )
-from bld.options import EditOptions, LoadOptions
+from bld.errors import InvalidInput
+from bld.options import PRESETS, EditOptions, LoadOptions, Reconstruction
 
 TILE = 192  # px, longer side
 
@@ -28,6 +31,107 @@ def _group(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
+
+
+SUITE = "mini"
+Folder = Annotated[Path, typer.Option("--output", "-o", help="folder of the run")]
+SuiteName = Annotated[
+    str, typer.Option("--suite", help="mini, or the manifest that bld eval build wrote, or its folder")
+]
+
+
+@app.command()
+def build(
+    *,
+    photographs: Annotated[Path, typer.Argument(help="folder of photographs")],
+    labels: Annotated[
+        Path,
+        typer.Option(help="text file: a class on each line, and after a tab its prompt, if another"),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the suite")],
+    seed: Annotated[int, typer.Option(help="of the rectangles and classes", min=0)] = 0,
+) -> None:
+    """Build a suite: for each photograph a random rectangle and a random class, as in the paper."""
+    from bld.evaluation import suite
+    from bld.images import open_photograph
+
+    files = sorted(file for file in photographs.glob("*") if file.is_file())
+    if not files:
+        raise InvalidInput(f"{photographs}: no photographs in it")
+    classes = suite.read_labels(labels)
+    limit = EditOptions().max_pixels
+    opened = ((file.stem, open_photograph(file, max_pixels=limit)) for file in files)
+    made = suite.build(opened, classes, output, name=output.name, seed=seed)
+    typer.echo(f"{output / suite.MANIFEST}  {len(made.cases)} cases")
+
+
+@app.command()
+@functools.partial(with_edit_options, groups=RUN)
+def run(
+    *,
+    output: Folder = Path("runs/eval"),
+    suite: SuiteName = SUITE,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="separated by commas, each with a name before = if it has another than its own: bld, "
+            "folder:PATH of finished pictures, python:MODULE:FUNCTION, remote:URL of an images/edits endpoint"
+        ),
+    ] = "bld",
+    cases: Annotated[int | None, typer.Option(help="run the first so many (default all)", min=1)] = None,
+    classifier: Annotated[
+        str, typer.Option(help="an image classifier, by folder or hub id; auto: the judge of the model")
+    ] = AUTO,
+    lpips: Annotated[
+        list[Path] | None,
+        typer.Option(help="twice: AlexNet's checkpoint and LPIPS' heads; else the classifier's own features"),
+    ] = None,
+    model: ModelName = MODEL,
+    loading: LoadOptions,
+    changes: dict[str, Any],
+) -> None:
+    """Edit a suite by several methods and measure what came of it; a run that was stopped goes on."""
+    from bld.apps.contest import Contest
+
+    contest = Contest(output, model, loading, classifier, lpips or [])
+    contest.run(
+        suite, cases, methods, EditOptions(**{"candidates": PRESETS["paper"]["candidates"], **changes})
+    )
+
+
+@app.command()
+def report(
+    *,
+    folder: Annotated[Path, typer.Argument(help="folder of a run")] = Path("runs/eval"),
+) -> None:
+    """Write a run's report again: report.md, report.csv and report.html."""
+    from bld.apps.contest import report_again
+
+    typer.echo(report_again(folder))
+
+
+@app.command(name="time")
+@functools.partial(with_edit_options, groups=())
+def measure_time(
+    *,
+    suite: SuiteName = SUITE,
+    repeats: Annotated[int, typer.Option(help="edits of each kind; the median is shown", min=1)] = 3,
+    candidates: Annotated[int, typer.Option(help="candidates of a whole batch", min=1)] = PRESETS["paper"][
+        "candidates"
+    ],
+    ways: Annotated[str, typer.Option(help="of background reconstruction, separated by commas")] = ",".join(
+        get_args(Reconstruction)
+    ),
+    model: ModelName = MODEL,
+    loading: LoadOptions,
+    changes: dict[str, Any],
+) -> None:
+    """Seconds of an edit and of a batch, with and without background reconstruction, and parameters."""
+    from bld.apps.contest import time_table
+
+    typer.echo(
+        time_table(suite, model, loading, candidates=candidates, ways=ways.split(","), repeats=repeats)
+    )
 
 
 @app.command()

@@ -41,7 +41,7 @@ GROUPS = {
 }
 
 
-def _kind(name: str) -> type:
+def kind_of(name: str) -> type:
     """What the flag takes: int for a field of "int | None", str for one of several choices."""
     takes = (get_args(FIELDS[name].type) or (FIELDS[name].type,))[0]
     return takes if isinstance(takes, type) else str
@@ -51,7 +51,7 @@ def parameter(name: str, group: str) -> inspect.Parameter:
     """The option as a typer parameter; None means that the user did not give it."""
     option = FIELDS[name]
     low, high = option.metadata["low"], option.metadata["high"]
-    kind = _kind(name)
+    kind = kind_of(name)
     spelling = flag(name)
     if kind is bool and option.default is not False:
         spelling += "/--no-" + name.replace("_", "-")
@@ -100,6 +100,13 @@ def refuse_unreadable(image: Path, mask: Path, options: EditOptions) -> None:
 
 FINISH = ("Finish", "Tuning (latents and decoder)")  # what can be chosen anew when an edit is made
 PROCESS = ("Sampling", "Mask", "Limits")  # what matters before an edit is finished
+RUN = (
+    "Pictures",
+    "Sampling",
+    "Mask",
+    "Finish",
+    "Tuning (latents and decoder)",
+)  # all but how pictures are read
 
 
 def with_edit_options(

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from bld.classify import look, squared
 from bld.training.composites import Compositor
-from bld.training.crops import look, object_boxes, squared
+from bld.training.crops import object_boxes
 from bld.training.loop import Run, seeded
 from bld.training.recipes import Recipe
 from bld.training.vocabulary import Name
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 BACKGROUND = "background"
 
 
-def build(names: tuple[Name, ...]) -> ResNetForImageClassification:
-    """An untrained residual network over all names and "background"."""
+def build(names: tuple[Name, ...], side: int) -> ResNetForImageClassification:
+    """An untrained residual network over all names and "background", for pictures of `side` pixels."""
     labels = [name.name for name in names] + [BACKGROUND]
     return ResNetForImageClassification(
         ResNetConfig(
@@ -31,6 +32,7 @@ def build(names: tuple[Name, ...]) -> ResNetForImageClassification:
             hidden_sizes=[32, 64, 128, 192],
             depths=[1, 1, 1, 1],
             layer_type="basic",
+            image_size=side,
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},
         )
@@ -57,7 +59,8 @@ def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folde
     """Train the judge; writes `folder/judge`. Its accuracy on fresh composites is logged."""
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 3)
-    r, judge = recipe.judge, build(names).to(torch.get_default_device())
+    r = recipe.judge
+    judge = build(names, r.side).to(torch.get_default_device())
     run = Run(
         folder, "judge", {"judge": judge}, generator, r.samples, r.batch, r.learning_rate,
         deadline=recipe.deadline,

@@ -14,9 +14,10 @@ from diffusers import AutoencoderKL
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from bld.classify import look
 from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
-from bld.training.crops import look, object_boxes
+from bld.training.crops import object_boxes
 from bld.training.loop import Run, half_precision, seeded
 from bld.training.recipes import Ranker, Recipe
 from bld.training.text_to_image import Captions

@@ -128,20 +128,19 @@ class Training:
         log.info("model written to %s; the bundled one lies at %s", target, BUNDLED / "mini")
 
     def sheet(self) -> None:
-        from transformers import ResNetForImageClassification
-
+        from bld.classify import load_classifier
         from bld.editor import Editor
         from bld.training import sheet
 
         model = self.folder / "model"
         if not (model / "judge").is_dir():
             raise InvalidInput(f"{model} is no model with a judge yet: run bld train judge and export first")
-        critic = ResNetForImageClassification.from_pretrained(model / "judge", dtype=torch.float32)
+        critic = load_classifier("auto", str(model), device="cpu")
         editor, (names, colours) = Editor.from_pretrained(str(model)), self.recipe.exams
         sprites = load_sprites(self.data, self.names)
         coloured = [self.names[i] for i in sprites.name[~sprites.hue.isnan()]]
         for name, exams in (
-            ("sheet", sheet.examine(editor, critic.eval(), self.names, self.data, count=names, seed=0)),
+            ("sheet", sheet.examine(editor, critic, self.names, self.data, count=names, seed=0)),
             ("colours", sheet.colours(editor, coloured, self.data, count=colours, seed=1)),
         ):
             shares = sheet.write(exams, self.folder, name)

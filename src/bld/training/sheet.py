@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from transformers import ResNetForImageClassification
 
+from bld.classify import Classifier, likeliest
 from bld.editor import Editor, EditResult
-from bld.masks import mask_box
+from bld.masks import FloatArray
 from bld.training.colours import COLOURS, dominant, nearest
-from bld.training.crops import look, squared
 from bld.training.data import load_scenery
-from bld.training.judge import classify
 from bld.training.vocabulary import Name
 
 COLUMNS, TILE = 8, 176
@@ -85,7 +83,7 @@ def tile(result: EditResult) -> Image.Image:
 
 def examine(
     editor: Editor,
-    judge: ResNetForImageClassification,
+    judge: Classifier,
     names: tuple[Name, ...],
     data: Path,
     *,
@@ -98,9 +96,7 @@ def examine(
     exams = []
     made = edits(editor, [name.phrase() for name in chosen], data, rng, seed)
     for name, (mask, result) in zip(chosen, made, strict=True):
-        box = mask_box(mask.astype(np.float32))
-        edges = torch.tensor([[box.top, box.left, box.bottom, box.right]]) / len(mask)
-        verdicts = [verdict(judge, c.photograph.pixels, edges) for c in result.candidates]
+        verdicts = [verdict(judge, c.photograph.pixels, mask) for c in result.candidates]
         exams.append(Exam(name.name, name.name, tile(result), verdicts))
     return exams
 
@@ -128,12 +124,11 @@ def colour_of(picture: np.ndarray, mask: np.ndarray) -> str:
     return nearest(float(hue))
 
 
-@torch.no_grad()
-def verdict(judge: ResNetForImageClassification, picture: np.ndarray, edges: torch.Tensor) -> list[str]:
-    """The five likeliest names of what stands in the box `edges` (1 4) of a picture h w 3 uint8."""
-    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255
-    order = classify(judge, look(image, squared(edges), 64))[0].argsort(descending=True)
-    return [judge.config.id2label[int(i)] for i in order[:5]]
+def verdict(judge: Classifier, picture: np.ndarray, mask: np.ndarray) -> list[str]:
+    """The five likeliest names of what stands in a mask, h w bool, of a picture h w 3 uint8."""
+    pixels: FloatArray = np.divide(picture, 255, dtype=np.float32)
+    found = judge.probabilities(judge.view(pixels, mask.astype(np.float32)))
+    return [judge.labels[i] for i in likeliest(found, 5)]
 
 
 def write(exams: list[Exam], folder: Path, name: str = "sheet") -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""`bld serve`: edits over HTTP, as the OpenAI images API has them."""

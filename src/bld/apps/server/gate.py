@@ -1,0 +1,134 @@
+"""What every request passes: an id, the log, the key, and the limits of its body."""
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bld.apps.server.measures import Measures
+from bld.apps.server.problems import ApiError
+from bld.apps.server.settings import Settings
+
+log = logging.getLogger("bld.server")
+OPEN = "/v1/results/"  # these names are secrets themselves
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line, request id included. Prompts and pictures are never logged."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        kept = ("request_id", "method", "path", "status", "seconds")
+        facts |= {name: getattr(record, name) for name in kept if hasattr(record, name)}
+        if record.exc_info:
+            facts["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(facts, ensure_ascii=False)
+
+
+class Logged:
+    """Gives each request its id, in the scope's state and in the answer, and logs and counts it."""
+
+    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+        self.app, self.measures = app, measures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        asked = Headers(scope=scope).get("x-request-id", "")
+        id = asked if re.fullmatch(r"[\w-]{1,64}", asked, re.ASCII) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = id
+        status, started = 0, time.perf_counter()
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answered)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "none")
+            self.measures.requests.labels(route, str(status)).inc()
+            self.measures.latency.labels(route).observe(seconds)
+            path = OPEN + "..." if scope["path"].startswith(OPEN) else scope["path"]
+            facts: dict[str, Any] = {"method": scope["method"], "path": path, "status": status}
+            log.info("request", extra={"request_id": id, "seconds": round(seconds, 4), **facts})
+
+
+class Guarded:
+    """Refuses requests without a key, bodies over the limit (which are read no further) and slow ones."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = Headers(scope=scope)
+        try:
+            self._check_key(scope["path"], headers)
+            length = headers.get("content-length", "")
+            if length.isdecimal():
+                self._check_length(int(length))
+        except ApiError as error:
+            return await error.response()(scope, receive, send)
+        await self.app(scope, self._limited(receive), send)
+
+    def _check_key(self, path: str, headers: Headers) -> None:
+        if not self.settings.api_keys or not path.startswith("/v1/") or path.startswith(OPEN):
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = given.strip().encode() if scheme.lower() == "bearer" else b""
+        # Every key is compared, each in constant time: how long it takes tells nothing.
+        if not sum([hmac.compare_digest(key, known.encode()) for known in self.settings.api_keys]):
+            raise ApiError(
+                401, "invalid_api_key", "no such API key; send it as: Authorization: Bearer KEY",
+                headers={"www-authenticate": "Bearer"},
+            )  # fmt: skip
+
+    def _check_length(self, length: int) -> None:
+        if length > self.settings.max_body:
+            raise ApiError(
+                413, "request_too_large",
+                f"the request has {length} bytes or more; {self.settings.max_body} are the limit",
+                headers={"connection": "close"},
+            )  # fmt: skip
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive` with the limits of size and time, which end with the body."""
+        deadline = asyncio.get_running_loop().time() + self.settings.upload_timeout
+        length, complete = 0, False
+
+        async def limited() -> Message:
+            nonlocal length, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise ApiError(
+                    408, "upload_timeout",
+                    f"the body was not there after {self.settings.upload_timeout:g} s; send it faster",
+                    headers={"connection": "close"},
+                ) from error  # fmt: skip
+            length += len(message.get("body", b""))
+            self._check_length(length)
+            complete = not message.get("more_body", False)
+            return message
+
+        return limited

@@ -1,0 +1,25 @@
+"""What the server is told beside its models; options of an edit are in bld.options alone."""
+
+from dataclasses import dataclass, field
+
+from bld.options import EditOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """queue: edits that may wait. timeout: seconds from a request's arrival to its answer. max_body: bytes
+    of a request, which must be there within upload_timeout seconds. max_pixels: of a picture.
+    url_lifetime: seconds that the URL of a result is good for. drain: seconds that those are still served
+    for after a SIGTERM. api_keys: empty lets everyone in. aliases: other names of the models.
+    """
+
+    queue: int = 16
+    timeout: float = 600
+    max_body: int = 64 * 2**20
+    upload_timeout: float = 60
+    max_pixels: int = EditOptions().max_pixels
+    url_lifetime: float = 3600
+    drain: float = 10
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,43 @@
+"""The study's own little server: the page, and a place for the answers."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, StringConstraints
+
+from bld.errors import InvalidInput
+from bld.evaluation import study
+
+
+class Answer(BaseModel):
+    """What the page sends."""
+
+    rater: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")]
+    question: int
+    side: study.Side
+
+
+def create_app(folder: Path) -> FastAPI:
+    """The application for a study. Raises InvalidInput if the folder has none."""
+    _, questions = study.questions(folder)
+    page, answers = folder / study.PAGE, study.Answers(folder / study.ANSWERS)
+    if not page.is_file():
+        raise InvalidInput(f"{page}: not there; build the study again")
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/", response_class=FileResponse)
+    def show() -> FileResponse:
+        """The page; the key stays here."""
+        return FileResponse(page)
+
+    @app.post("/answers", status_code=204)
+    def keep(answer: Answer) -> Response:
+        """One answer."""
+        if not 0 <= answer.question < len(questions):
+            raise HTTPException(404, "no such question")
+        answers.add(answer.rater, answer.question, answer.side)
+        return Response(status_code=204)
+
+    return app

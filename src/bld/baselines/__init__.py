@@ -1,0 +1,1 @@
+"""What the paper compares with, behind one way of asking."""

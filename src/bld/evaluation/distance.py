@@ -1,0 +1,125 @@
+"""How different two pictures look: LPIPS, and the same distance on another network's features.
+
+Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric".
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from bld.classify import Classifier
+from bld.errors import ModelUnavailable
+from bld.masks import FloatArray
+
+Features = list[torch.Tensor]
+
+# AlexNet's convolutions as torchvision's checkpoint has them: place in the file, channels in and out,
+# kernel, stride, padding.
+ALEXNET = (
+    (0, 3, 64, 11, 4, 2),
+    (3, 64, 192, 5, 1, 2),
+    (6, 192, 384, 3, 1, 1),
+    (8, 384, 256, 3, 1, 1),
+    (10, 256, 256, 3, 1, 1),
+)
+POOLED = (1, 2)  # convolutions that a max pooling of 3, stride 2, goes before
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of LPIPS, for values in [-1, 1]
+
+
+class Distance(Protocol):
+    """A perceptual distance between two edits of one photograph; 0 for equal ones."""
+
+    name: str
+
+    def features(self, picture: FloatArray, mask: FloatArray) -> Features:
+        """What is compared, of a picture h w 3 in [0, 1] and its mask h w."""
+        ...
+
+    def between(self, a: Features, b: Features) -> float:
+        """The distance."""
+        ...
+
+
+def between(a: Features, b: Features, weights: Sequence[torch.Tensor] | None = None) -> float:
+    """The sum over layers of the mean over places of the weighted squares between unit vectors.
+
+    a, b: 1 c h w for each layer. weights: c for each layer, all of them 1/c if there are none.
+    """
+    total = 0.0
+    for layer, (x, y) in enumerate(zip(a, b, strict=True)):
+        squares = (_unit(x) - _unit(y)).square()[0]
+        w = torch.full((len(squares),), 1 / len(squares)) if weights is None else weights[layer]
+        total += float((squares * w[:, None, None].to(squares)).sum(0).mean())
+    return total
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+class ClassifierDistance:
+    """The distance on a classifier's features, unweighted: not LPIPS, and no figures of the paper."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier, self.name = classifier, f"features of {classifier.name}"
+
+    def features(self, picture: FloatArray, mask: FloatArray) -> Features:
+        return self.classifier.features(self.classifier.view(picture, mask))
+
+    def between(self, a: Features, b: Features) -> float:
+        return between(a, b)
+
+
+class Lpips:
+    """LPIPS 0.1 on AlexNet, of the edits on black."""
+
+    name = "LPIPS (AlexNet)"
+
+    def __init__(self, alexnet: Path, heads: Path) -> None:
+        """alexnet: torchvision's checkpoint. heads: the published linear heads. Raises ModelUnavailable."""
+        weights, linear = _tensors(alexnet), _tensors(heads)
+        self.convolutions = nn.ModuleList()
+        try:
+            for place, channels, width, kernel, stride, padding in ALEXNET:
+                convolution = nn.Conv2d(channels, width, kernel, stride, padding)
+                convolution.weight = nn.Parameter(weights[f"features.{place}.weight"].float())
+                convolution.bias = nn.Parameter(weights[f"features.{place}.bias"].float())
+                self.convolutions.append(convolution)
+            self.heads = [linear[f"lin{i}.model.1.weight"].float().flatten() for i in range(len(ALEXNET))]
+        except KeyError as error:
+            raise ModelUnavailable(
+                f"{alexnet}, {heads}: {error} is missing; give AlexNet's and LPIPS'"
+            ) from error
+
+    @torch.no_grad()
+    def features(self, picture: FloatArray, mask: FloatArray) -> Features:
+        masked = np.ascontiguousarray(picture * (mask > 0)[..., None], np.float32)
+        x = torch.from_numpy(masked).permute(2, 0, 1)[None] * 2 - 1
+        x = (x - torch.tensor(SHIFT).view(3, 1, 1)) / torch.tensor(SCALE).view(3, 1, 1)
+        found = []
+        for number, convolution in enumerate(self.convolutions):
+            if number in POOLED:
+                x = nn.functional.max_pool2d(x, 3, 2)
+            x = convolution(x).relu()
+            found.append(x)
+        return found
+
+    def between(self, a: Features, b: Features) -> float:
+        return between(a, b, self.heads)
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file. Raises ModelUnavailable if it cannot be read."""
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return found
+    except Exception as error:  # OSError, UnpicklingError, SafetensorError, ...
+        raise ModelUnavailable(f"{path}: cannot be read ({str(error).partition(chr(10))[0]})") from error

@@ -1,0 +1,108 @@
+"""Whoever enters the evaluation: our editor, a folder of finished pictures, a function, a URL."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bld.baselines.remote import RemoteEdits
+from bld.editor import Editor
+from bld.errors import InvalidInput
+from bld.evaluation.suite import Case
+from bld.images import Photograph, open_photograph
+from bld.masks import FloatArray, check_same_size
+from bld.options import EditOptions
+
+Picture = npt.NDArray[np.uint8]  # h w 3, of the photograph's size
+
+
+class Method(Protocol):
+    """A way to edit photographs by a mask and a prompt."""
+
+    name: str  # in the tables and in the names of files
+    batch: int  # how many candidates it makes, as its authors recommend
+
+    def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
+        """The candidates, best first. mask: h w of 0 and 1, 1 = edit."""
+        ...
+
+
+class Ours:
+    """Blended latent diffusion by an editor of this package."""
+
+    def __init__(self, editor: Editor, options: EditOptions, name: str = "bld") -> None:
+        self.editor, self.options, self.name, self.batch = editor, options, name, options.candidates
+
+    def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
+        options = replace(self.options, seed=case.seed)
+        result = self.editor.edit(photograph, mask, case.prompt, options=options)
+        return [in_8_bits(candidate.photograph) for candidate in result.candidates]
+
+
+class Folder:
+    """Finished pictures: FOLDER/000/00.png, 01.png, ..., the best first, a folder for each case."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Raises InvalidInput if there is no folder of the first case."""
+        self.folder, self.name = folder, name
+        self.batch = len(self._files(0))
+
+    def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
+        opened = [
+            open_photograph(file, max_pixels=EditOptions().max_pixels) for file in self._files(case.number)
+        ]
+        for picture in opened:
+            check_same_size(photograph.size, picture.size)
+        return [in_8_bits(picture) for picture in opened]
+
+    def _files(self, number: int) -> list[Path]:
+        folder = self.folder / f"{number:03d}"
+        files = sorted(folder.glob("*.png"))
+        if not files:
+            raise InvalidInput(f"{folder}: no pictures; expected 00.png, 01.png, ..., the best first")
+        return files
+
+
+class Function:
+    """A Python function: (photograph h w 3 uint8, mask h w of 0 and 1, prompt, seed) to such pictures."""
+
+    def __init__(self, target: str, name: str) -> None:
+        """target: "module:function". Raises InvalidInput if there is none."""
+        module, _, function = target.partition(":")
+        try:
+            self.function: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InvalidInput(f"python:{target}: expected module:function ({error})") from error
+        self.name, self.batch = name, 0
+
+    def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
+        pixels = in_8_bits(photograph)
+        made = [np.asarray(p) for p in self.function(pixels.copy(), mask.copy(), case.prompt, case.seed)]
+        for picture in made:
+            if picture.shape != pixels.shape or picture.dtype != np.uint8:
+                came = f"{picture.dtype} of shape {picture.shape}"
+                raise InvalidInput(f"{self.name} gave {came}, expected uint8 of shape {pixels.shape}")
+        return made
+
+
+class Remote:
+    """An images/edits endpoint."""
+
+    def __init__(self, remote: RemoteEdits, name: str, batch: int) -> None:
+        self.remote, self.name, self.batch = remote, name, batch
+
+    def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
+        made = self.remote.edit(photograph, mask, case.prompt, n=self.batch)
+        for picture in made:
+            check_same_size(photograph.size, picture.size)
+        return [in_8_bits(picture) for picture in made]
+
+
+def in_8_bits(photograph: Photograph) -> Picture:
+    """The pixels of a photograph, h w 3 uint8."""
+    pixels = photograph.pixels
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8)

@@ -1,0 +1,118 @@
+"""Running methods over a suite: a row of JSON for each case, written whole or not at all.
+
+A run that was killed goes on where it was: rows that are there are not made again.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bld.classify import Classifier
+from bld.errors import InvalidInput
+from bld.evaluation import metrics
+from bld.evaluation.distance import Distance
+from bld.evaluation.methods import Method, Picture, in_8_bits
+from bld.evaluation.suite import Case, Suite
+from bld.fidelity import fidelity
+from bld.images import Photograph, save_png, write_text_atomic
+from bld.masks import FloatArray
+
+SETTINGS = "run.json"
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who says what the edits show, and how different they look."""
+
+    classifier: Classifier
+    distance: Distance
+
+
+def run(
+    suite: Suite,
+    method: Method,
+    judges: Judges,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make and measure what is not there yet of a method's rows, in `folder`/METHOD."""
+    for done, case in enumerate(suite.cases):
+        if progress:
+            progress(done, len(suite.cases))
+        row = row_path(folder, method.name, case)
+        if row.is_file():
+            continue
+        photograph, pictures = suite.open(case), folder / method.name / f"{case.number:03d}"
+        made = method.edit(photograph, case.mask(photograph.size), case)
+        if not made:
+            raise InvalidInput(f"{method.name} made no picture of case {case.number}")
+        pictures.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(made):
+            save_png(pictures / f"{number:02d}.png", picture)
+        write_text_atomic(row, json.dumps(measured(photograph, made, case, judges), indent=1) + "\n")
+    if progress:
+        progress(len(suite.cases), len(suite.cases))
+
+
+def measured(photograph: Photograph, made: Sequence[Picture], case: Case, judges: Judges) -> dict[str, Any]:
+    """The row of a case: for each candidate in rank order what was measured, and their diversity.
+
+    place: of the prompted class among what the classifier finds, 0 is the first.
+    """
+    mask = case.mask(photograph.size)
+    scaled: list[FloatArray] = [np.divide(picture, 255, dtype=np.float32) for picture in made]
+    places = [metrics.place(judges.classifier, picture, mask, case.label) for picture in scaled]
+    correct = [p for p, at in zip(scaled, places, strict=True) if at < metrics.TOP]
+    before = Photograph(in_8_bits(photograph))
+    kept = [fidelity(before, Photograph(picture), mask) for picture in made]
+    return {
+        "case": case.number,
+        "label": case.label,
+        "place": places,
+        "diversity": metrics.diversity(judges.distance, correct, mask),
+        "background_max_error": [f.max_error for f in kept],
+        "background_psnr": [f.psnr for f in kept],
+        "seam": [f.seam for f in kept],
+        "clipped": [metrics.clipped(picture, mask) for picture in made],
+        "isolated": [metrics.isolated(picture, mask) for picture in made],
+    }
+
+
+def row_path(folder: Path, method: str, case: Case) -> Path:
+    """Where the row of a case lies."""
+    return folder / method / f"{case.number:03d}.json"
+
+
+def rows(suite: Suite, method: str, folder: Path) -> list[dict[str, Any]]:
+    """A method's rows, in the suite's order. Raises InvalidInput if one is missing or damaged."""
+    found = []
+    for case in suite.cases:
+        path = row_path(folder, method, case)
+        try:
+            row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{path}: {method} has no row of that case; run bld eval run again") from error
+        found.append(row)
+    return found
+
+
+def settle(folder: Path, settings: dict[str, Any]) -> None:
+    """Write what a run is made with, or check that it is what the folder was begun with.
+
+    Raises InvalidInput for another suite or other judges: their rows do not belong into one table.
+    """
+    path = folder / SETTINGS
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        write_text_atomic(path, json.dumps(settings, indent=1) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        name = changed[0]
+        was = f"{name} {before.get(name)!r}"
+        raise InvalidInput(f"{folder} was begun with {was}, not {settings[name]!r}: choose another folder")

@@ -1,0 +1,130 @@
+"""A server in a thread, and pictures to send to it."""
+
+import asyncio
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import numpy as np
+import numpy.typing as npt
+import openai
+import uvicorn
+from PIL import Image
+
+from bld import Editor
+from bld.apps.server.app import create_app, served
+from bld.apps.server.run import Server
+from bld.apps.server.service import Service
+from bld.apps.server.settings import Settings
+from bld.models.base import Step
+from tests.tiny import GaussianModel
+
+Array = npt.NDArray[Any]
+PHOTO = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+HOLE = np.zeros(PHOTO.shape[:2], bool)
+HOLE[20:60, 30:80] = True
+HOLED = np.dstack([PHOTO, np.where(HOLE, 0, 255).astype(np.uint8)])
+DEADLINE = 30  # s, for what takes a fraction of one
+
+
+def encoded(pixels: Array, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def pixels(content: bytes) -> Array:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+class BrightestRed:
+    """A ranker whose order is known: how red a picture is."""
+
+    name, revision = "red", "1"
+
+    def score(self, picture: Array, prompt: str) -> float:
+        return float(picture[..., 0].mean())
+
+
+class GatedModel(GaussianModel):
+    """A model whose steps wait for leave; with the gate open it is the exact model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.begun = threading.Semaphore(0)  # one for each step that has begun
+
+    def _counted(self, step: Step) -> Step:
+        counted = super()._counted(step)
+
+        def denoise(z: Any) -> Any:
+            self.begun.release()
+            assert self.gate.wait(DEADLINE), "the gate stayed shut"
+            return counted.denoise(z)
+
+        return Step(step.level_in, step.level_out, denoise)
+
+    def wait_for_step(self) -> None:
+        assert self.begun.acquire(timeout=DEADLINE), "no step has begun"
+
+
+class Running:
+    """A server that runs in a thread, and clients of it."""
+
+    def __init__(self, url: str, service: Service, model: GatedModel, server: Server) -> None:
+        self.url, self.service, self.model, self.server = url, service, model, server
+        self._clients: list[openai.OpenAI] = []
+
+    def openai(self, **options: Any) -> openai.OpenAI:
+        """The official client, closed with the server."""
+        settings = {"api_key": "none", "max_retries": 0, "timeout": DEADLINE, **options}
+        self._clients.append(openai.OpenAI(base_url=f"{self.url}/v1", **settings))
+        return self._clients[-1]
+
+    def close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+
+    def http(self) -> httpx2.Client:
+        """A client for what the official one would not send."""
+        return httpx2.Client(base_url=self.url, timeout=DEADLINE)
+
+    def idle(self) -> bool:
+        return self.service.jobs.drained()
+
+
+@contextmanager
+def running(open_gate: bool = True, **settings: Any) -> Iterator[Running]:
+    """Serve a gated exact model as "gaussian", ranked by redness."""
+    model = GatedModel()
+    if open_gate:
+        model.gate.set()
+    app = create_app([{"gaussian": Editor(model, BrightestRed())}], Settings(**settings))
+    service: Service = app.state.service
+    config = uvicorn.Config(served(app), port=0, log_config=None, access_log=False)
+    server = Server(config, service)
+    sock = config.bind_socket()
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    found = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", service, model, server)
+    try:
+        yield found
+    finally:
+        found.close_clients()
+        model.gate.set()
+        server.should_exit = True
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait for something that is about to be."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.005)

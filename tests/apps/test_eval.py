@@ -1,0 +1,107 @@
+"""`bld eval`: a suite built, run by several methods, stopped, gone on with, and reported."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.apps.conftest import Run
+from tests.apps.servers import Running, running
+
+FEW = ("--candidates", "2", "--steps", "2")
+
+
+@pytest.fixture
+def suite(tmp_path: Path, bld: Run) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (96, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("owl\tan owl\nguitar\ta guitar\n")
+    code, out, _ = bld("eval", "build", folder, "--labels", labels, "--output", tmp_path / "suite")
+    assert (code, out.split()[-2:]) == (0, ["3", "cases"])
+    return tmp_path / "suite"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running() as found:
+        yield found
+
+
+def test_a_run_its_report_and_going_on(
+    suite: Path, tmp_path: Path, bld: Run, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    asked = ("eval", "run", "--suite", suite, "--output", tmp_path / "run", *FEW)
+    methods = f"bld,served=remote:{server.url}/v1"
+    assert bld(*asked, "--methods", methods)[0] == 0
+    run = tmp_path / "run"
+    text = (run / "report.md").read_text()
+    assert "| bld | 2 |" in text
+    assert "| served | 2 |" in text
+    assert "3 cases of suite; classifier mini/judge" in text
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    shutil.rmtree(run / "bld" / "001")
+    (run / "bld" / "001.json").unlink()
+    (run / "report.html").unlink()
+    assert bld(*asked, "--methods", methods)[0] == 0
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (run / "report.md").unlink()
+    assert bld("eval", "report", run)[0] == 0
+    assert (run / "report.md").read_text() == text
+
+
+def test_finished_pictures_enter_too(suite: Path, tmp_path: Path, bld: Run) -> None:
+    cases = json.loads((suite / "suite.json").read_text())["cases"]
+    for case in cases:
+        (tmp_path / "mine" / f"{case['number']:03d}").mkdir(parents=True)
+        shutil.copy(suite / case["photograph"], tmp_path / "mine" / f"{case['number']:03d}" / "00.png")
+    entered = f"untouched=folder:{tmp_path / 'mine'}"
+    asked = ("eval", "run", "--suite", suite, "--output", tmp_path / "run", "--methods", entered)
+    assert bld(*asked)[0] == 0
+    (line,) = [line for line in (tmp_path / "run/report.md").read_text().splitlines() if "untouched" in line]
+    assert "exact" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--methods", "magic"), "expected bld, folder:PATH"),
+        (("--methods", "../x=bld"), "a name has letters"),
+        (("--cases", "9"), "suite has 1 to 3"),
+        (("--lpips", "a"), "AlexNet's checkpoint"),
+        (("--classifier", "nowhere"), "unknown model nowhere"),
+    ],
+)
+def test_bad_words_are_one_line(
+    suite: Path, tmp_path: Path, bld: Run, words: tuple[str, ...], says: str
+) -> None:
+    code, _, err = bld("eval", "run", "--suite", suite, "--output", tmp_path / "run", *words)
+    assert code == 2
+    assert says in err
+
+
+def test_times(suite: Path, bld: Run, model: Path) -> None:
+    words = (
+        "--suite",
+        suite,
+        "--model",
+        model,
+        "--repeats",
+        "1",
+        "--candidates",
+        "2",
+        "--ways",
+        "none,stitch",
+    )
+    code, out, _ = bld("eval", "time", *words)
+    assert code == 0
+    assert "| stitch | 2 |" in out
+    assert "Parameters: model" in out

@@ -1,0 +1,126 @@
+"""The queue: bounded, fair, and whatever is accepted is told of exactly once."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bld.apps.server.jobs import Closed, Full, Job, Jobs
+from bld.errors import Cancelled
+from tests.apps.servers import until
+
+
+def job(work: Callable[[], Any], told: list[Any], client: str = "") -> Job[None]:
+    return Job(lambda *_: work(), told.append, client=client, id="")
+
+
+def held(jobs: Jobs[None]) -> tuple[Job[None], threading.Event]:
+    """A job that runs until it is let go; what comes behind it waits."""
+    release = threading.Event()
+    first = job(lambda: release.wait(30), [])
+    jobs.submit(first)
+    until(lambda: jobs.running == 1)
+    return first, release
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12))
+def test_clients_take_turns_and_each_ones_jobs_keep_their_order(clients: list[str]) -> None:
+    jobs: Jobs[None] = Jobs([None], 100)
+    _, release = held(jobs)
+    order: list[tuple[str, int]] = []
+    for number, client in enumerate(clients):
+        jobs.submit(job(lambda c=client, n=number: order.append((c, n)), [], client))  # type: ignore[misc]
+    release.set()
+    until(jobs.drained)
+    jobs.close()
+    assert sorted(n for _, n in order) == list(range(len(clients)))
+    for client in set(clients):
+        places = [place for place, (c, _) in enumerate(order) if c == client]
+        own = [order[place][1] for place in places]
+        assert own == sorted(own)
+        for before, after in itertools.pairwise(places):
+            between = {c for c, _ in order[before + 1 : after]}
+            waiting = {c for c, _ in order[after:]} - {client}
+            assert waiting <= between, "whoever waits has a turn in between"
+
+
+def test_a_full_queue_refuses_and_an_idle_worker_is_room() -> None:
+    jobs: Jobs[None] = Jobs([None], 0)
+    _, release = held(jobs)
+    with pytest.raises(Full, match="try again in 1 s"):
+        jobs.submit(job(lambda: None, []))
+    release.set()
+    until(jobs.drained)
+    told: list[Any] = []
+    jobs.submit(job(lambda: "done", told))
+    until(lambda: told == ["done"])
+    jobs.close()
+
+
+def test_what_work_raises_is_told_without_its_frames() -> None:
+    """Frames hold tensors: an edit that ran out of memory must leave it free for the next."""
+    jobs: Jobs[None] = Jobs([None], 1)
+    told: list[Any] = []
+
+    def fail() -> None:
+        try:
+            raise KeyError("inner")
+        except KeyError as error:
+            raise MemoryError("outer") from error
+
+    jobs.submit(job(fail, told))
+    until(lambda: told)
+    jobs.close()
+    assert isinstance(told[0], MemoryError)
+    assert (told[0].__traceback__, told[0].__cause__, told[0].__context__) == (None, None, None)
+
+
+def test_close_does_what_was_accepted_and_takes_no_more() -> None:
+    jobs: Jobs[None] = Jobs([None], 8)
+    _, release = held(jobs)
+    told: list[Any] = []
+    for number in range(5):
+        jobs.submit(job(lambda n=number: n, told))  # type: ignore[misc]
+    jobs.close()
+    with pytest.raises(Closed):
+        jobs.submit(job(lambda: None, told))
+    assert not jobs.drained()
+    release.set()
+    until(jobs.drained)
+    until(lambda: len(told) == 5)
+    assert told == list(range(5))
+
+
+def test_cancelled_jobs_leave_the_queue_or_end_at_their_next_check() -> None:
+    jobs: Jobs[None] = Jobs([None], 8)
+    first, release = held(jobs)
+    ran: list[Any] = []
+    waiting = job(lambda: ran.append(1), [])
+    jobs.submit(waiting)
+    jobs.cancel(waiting)
+    assert jobs.waiting == 0
+    jobs.cancel(first)
+    with pytest.raises(Cancelled):
+        first.check()
+    release.set()
+    until(jobs.drained)
+    jobs.close()
+    assert not ran
+
+
+def test_two_workers_work_at_once() -> None:
+    jobs: Jobs[str] = Jobs(["cuda:0", "cuda:1"], 8)
+    both, told = threading.Barrier(2, timeout=30), []
+
+    def work(_: Job[str], device: str) -> str:
+        both.wait()
+        return device
+
+    for _ in range(2):
+        jobs.submit(Job(work, told.append, client="", id=""))
+    until(lambda: sorted(told) == ["cuda:0", "cuda:1"])
+    jobs.close()

@@ -1,0 +1,129 @@
+"""`bld study` from build to verdict, with a rater in a real browser."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import uvicorn
+
+from bld.apps.study_server import create_app
+from bld.evaluation import study
+from bld.evaluation.run import settle
+from bld.evaluation.suite import Suite, build
+from bld.images import Photograph, save_png
+from tests.apps.conftest import Run
+from tests.apps.servers import until
+
+CHROMIUM = shutil.which("chromium")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt install chromium")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, bld: Run) -> Path:
+    """A study of three cases, ours dark and the other one light."""
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    suite: Suite = build(
+        ((f"p{i}", Photograph(grey)) for i in range(6)), [("owl", "an owl")], tmp_path / "suite", name="s"
+    )
+    run = tmp_path / "run"
+    settle(run, {"suite": str(suite.folder), "cases": 6})
+    for method, shade in (("bld", 40), ("light", 200)):
+        for case in suite.cases:
+            (run / method / f"{case.number:03d}").mkdir(parents=True)
+            save_png(run / method / f"{case.number:03d}" / "00.png", grey * 0 + np.uint8(shade))
+    code, out, _ = bld("study", "build", "--run", run, "--others", "light", "--output", tmp_path / "study")
+    assert code == 0
+    assert "13 questions" in out
+    return tmp_path / "study"
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    config = uvicorn.Config(create_app(folder), port=0, log_config=None)
+    server, sock = uvicorn.Server(config), config.bind_socket()
+    thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@contextmanager
+def browser_page(**options: Any) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser.new_page(**options)
+        finally:
+            browser.close()
+
+
+@needs_browser
+def test_a_rater_answers_by_mouse_and_keys(folder: Path, bld: Run) -> None:
+    """The darker picture always, which is ours; the page may be left and come back to."""
+    _, questions = study.questions(folder)
+    foreign: list[str] = []
+    with served(folder) as url, browser_page(viewport={"width": 390, "height": 800}) as page:
+        page.on("request", lambda r: None if r.url.startswith((url, "data:")) else foreign.append(r.url))
+        page.goto(url)
+        for place, question in enumerate(questions):
+            side = question.check or ("left" if question.left == "bld" else "right")
+            assert page.locator("#progress").get_attribute("value") == str(place)
+            if place % 2:
+                page.keyboard.press({"left": "ArrowLeft", "right": "ArrowRight"}[side])
+            else:
+                page.locator(f".pair [data-side={side}]").click()
+            page.wait_for_function(f"document.getElementById('progress').value === {place + 1}")
+            if place == 5:
+                page.reload()
+        page.get_by_text("Thank you").wait_for()
+    assert not foreign
+    code, out, _ = bld("study", "analyse", folder)
+    assert code == 0
+    assert "1 raters, 0 of them left out" in out
+    assert "| light | quality | 6 | 0 | 0 | 100 (61 to 100) | 0.0312 |" in out
+    assert "| light | text | 6 | 0 | 0 |" in out
+
+
+@needs_browser
+def test_without_a_server_the_answers_are_a_file(folder: Path, tmp_path: Path, bld: Run) -> None:
+    with browser_page() as page:
+        page.goto((folder / study.PAGE).as_uri())
+        for _ in range(13):
+            page.get_by_role("button", name="They are equal").click()
+        with page.expect_download() as download:
+            page.get_by_text("Save the answers").click()
+        download.value.save_as(tmp_path / "answers.json")
+    assert len(json.loads((tmp_path / "answers.json").read_text())) == 13
+    code, out, _ = bld("study", "analyse", folder, "--answers", tmp_path / "answers.json")
+    assert code == 0
+    assert "1 of them left out for a failed check" in out
+
+
+def test_answers_that_are_none_are_refused(folder: Path, tmp_path: Path, bld: Run) -> None:
+    with served(folder) as url:
+        for body, status in [
+            ({"rater": "r", "question": 0, "side": "left"}, 204),
+            ({"rater": "r", "question": 99, "side": "left"}, 404),
+            ({"rater": "r", "question": 0, "side": "up"}, 422),
+            ({"rater": "<b>", "question": 0, "side": "left"}, 422),
+        ]:
+            assert httpx2.post(f"{url}/answers", json=body).status_code == status
+        assert httpx2.get(f"{url}/{study.KEY}").status_code == 404, "the key stays at home"
+    assert study.Answers(folder / study.ANSWERS).all() == [("r", 0, "left")]
+    (tmp_path / "bad.json").write_text('[{"rater": "r", "question": 0, "side": "up"}]')
+    assert bld("study", "analyse", folder, "--answers", tmp_path / "bad.json")[0] == 2
+    assert bld("study", "analyse", tmp_path)[0] == 2
+    assert bld("study", "build", "--run", tmp_path, "--others", "light")[0] == 2

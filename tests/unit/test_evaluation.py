@@ -1,0 +1,426 @@
+"""The evaluation: every metric on a case whose answer is known, and runs that can be stopped anywhere."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from scipy import signal, stats
+
+from bld import EditOptions, Editor, InvalidInput, ModelUnavailable
+from bld.classify import label_index, likeliest, load_classifier
+from bld.evaluation import metrics, report
+from bld.evaluation.distance import ALEXNET, POOLED, SCALE, SHIFT, ClassifierDistance, Lpips, between
+from bld.evaluation.methods import Folder, Function, Ours
+from bld.evaluation.run import Judges, measured, rows, run, settle
+from bld.evaluation.suite import Case, Suite, build, mini, read_labels, rectangle
+from bld.evaluation.timing import parameters, timed
+from bld.images import Photograph, save_png
+from bld.masks import Box
+from bld.models.load import BUNDLED
+from tests.tiny import GaussianModel
+
+RNG = np.random.default_rng(0)
+PHOTOS = [RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(3)]
+LABELS = [("red", "a red wall"), ("green", "a green wall"), ("blue", "a blue wall")]
+
+
+class Colours:
+    """A classifier that is right by construction: the colour of the mask's mean."""
+
+    name, revision = "colours", "1"
+    labels = ("red", "green", "blue", "white", "black", "grey")
+
+    def view(self, picture: Any, mask: Any) -> torch.Tensor:
+        return torch.from_numpy(picture[mask > 0].mean(0)).view(1, 3, 1, 1)
+
+    def probabilities(self, view: torch.Tensor) -> Any:
+        red, green, blue = view.flatten().tolist()
+        whites = [min(red, green, blue), 1 - max(red, green, blue), 0.0]
+        return np.array([red - green, green - red + 0.1, blue - red, *whites], np.float32)
+
+    def features(self, view: torch.Tensor) -> list[torch.Tensor]:
+        return [view]
+
+
+JUDGES = Judges(Colours(), ClassifierDistance(Colours()))
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    photographs = ((f"p{i}", Photograph(pixels)) for i, pixels in enumerate(PHOTOS))
+    return build(photographs, LABELS, tmp_path / "suite", name="three")
+
+
+def painted(pixels: Any, mask: Any, prompt: str, seed: int) -> list[Any]:
+    """A method that paints the prompt's colour first and grey after that."""
+    colour = {"red": (255, 9, 9), "green": (9, 255, 9), "blue": (9, 9, 255)}[prompt.split()[1]]
+    return [np.where(mask[..., None] > 0, c, pixels).astype(np.uint8) for c in (colour, (90, 90, 90))]
+
+
+class Painter:
+    name, batch = "painter", 2
+
+    def edit(self, photograph: Photograph, mask: Any, case: Case) -> Any:
+        return painted(photograph.pixels, mask, case.prompt, case.seed)
+
+
+# --- the suite ---
+
+
+@given(st.integers(10, 2000), st.integers(10, 2000), st.integers(0, 99))
+def test_rectangles_are_as_the_paper_draws_them(height: int, width: int, seed: int) -> None:
+    box = rectangle((height, width), np.random.default_rng(seed))
+    for side, length in ((height, box.height), (width, box.width)):
+        assert side / 5 - 1 <= length <= side / 2 + 1
+    assert 0 <= box.top <= box.bottom <= height
+    assert 0 <= box.left <= box.right <= width
+
+
+def test_a_suite_comes_back_as_it_was_written(suite: Suite) -> None:
+    again = Suite.read(suite.folder)
+    assert again == suite
+    assert sorted(case.label for case in suite.cases) == ["blue", "green", "red"]
+    for case, pixels in zip(again.cases, PHOTOS, strict=True):
+        np.testing.assert_array_equal(again.open(case).pixels, pixels)
+        assert case.mask((64, 64)).sum() == case.box.height * case.box.width
+    assert again.first(2).cases == suite.cases[:2]
+
+
+def test_another_photograph_is_refused(suite: Suite) -> None:
+    save_png(suite.folder / suite.cases[1].photograph, PHOTOS[0])
+    with pytest.raises(InvalidInput, match="another picture"):
+        suite.open(suite.cases[1])
+    (suite.folder / "suite.json").write_text('{"format": 9}')
+    with pytest.raises(InvalidInput, match="not the manifest"):
+        Suite.read(suite.folder)
+
+
+def test_labels_are_lines(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("tabby cat\n\nowl\tan owl\n")
+    assert read_labels(file) == [("tabby cat", "tabby cat"), ("owl", "an owl")]
+    file.write_text("\n")
+    with pytest.raises(InvalidInput, match="no class"):
+        read_labels(file)
+
+
+def test_the_mini_suite_is_the_same_wherever_it_is_built(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    first, second = (mini(tmp_path / name, LABELS) for name in "ab")
+    assert first.cases == second.cases
+    assert len(first.cases) == 50
+    assert mini(tmp_path / "a", []) == first, "what is there is read"
+
+
+# --- the metrics ---
+
+
+def test_precision_counts_the_prompted_class_among_the_five_likeliest() -> None:
+    red = np.zeros((8, 8, 3), np.float32)
+    red[..., 0] = 1
+    mask = np.ones((8, 8), np.float32)
+    assert metrics.place(Colours(), red, mask, "red") == 0
+    assert metrics.place(Colours(), red, mask, "blue") == 5
+    found = [{"place": [0, 5], **EMPTY}, {"place": [5, 4], **EMPTY}]
+    total = report.summary("m", found)
+    assert (total.batch_precision, total.top_precision) == (50.0, 50.0)
+    assert report.summary("m", [{"place": [4, 5, 5, 5], **EMPTY}]).batch_precision == 25
+
+
+EMPTY: dict[str, Any] = {
+    "diversity": None, "background_max_error": [0.0], "background_psnr": [None], "seam": [None],
+    "clipped": [0.0], "isolated": [0.0],
+}  # fmt: skip
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=9), st.integers(1, 9))
+def test_the_likeliest_come_first(shares: list[float], k: int) -> None:
+    order = likeliest(np.array(shares, np.float32), k)
+    assert len(order) == min(k, len(shares))
+    assert [shares[i] for i in order] == sorted(shares, reverse=True)[:k]
+
+
+def test_a_label_may_be_a_list_of_synonyms() -> None:
+    assert label_index(["dog", "tabby, tabby cat"], "tabby cat") == 1
+    with pytest.raises(ModelUnavailable, match="no label 'cat'"):
+        label_index(["dog", "tabby, tabby cat"], "cat")
+
+
+def test_diversity_is_the_mean_over_pairs() -> None:
+    class Apart:
+        name = "apart"
+
+        def features(self, picture: Any, mask: Any) -> Any:
+            return picture
+
+        def between(self, a: Any, b: Any) -> float:
+            return abs(a - b)
+
+    assert metrics.diversity(Apart(), [1.0, 2.0, 4.0], None) == 2.0  # type: ignore[arg-type, list-item]
+    assert metrics.diversity(Apart(), [1.0], None) is None  # type: ignore[arg-type, list-item]
+
+
+def test_clipped_values_and_lone_dots() -> None:
+    picture, mask = np.full((10, 10, 3), 100, np.uint8), np.zeros((10, 10), np.float32)
+    mask[:, :5] = 1
+    picture[4, 2], picture[4, 7] = 255, 255  # the second one is outside
+    picture[8:, :2, 0] = 0
+    assert metrics.clipped(picture, mask) == pytest.approx((3 + 4) / 150)
+    assert metrics.isolated(picture, mask) == pytest.approx(1 / 50), "an area of four is no lone dot"
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_intervals_and_tests_agree_with_scipy(hits: int, count: int) -> None:
+    hits = min(hits, count)
+    found = stats.binomtest(hits, count)
+    assert metrics.binomial(hits, count) == pytest.approx(found.pvalue)
+    interval = found.proportion_ci(method="wilson")
+    assert metrics.wilson(hits, count) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+# --- LPIPS, beside an independent computation ---
+
+
+@pytest.fixture(scope="module")
+def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Random weights of the real shapes and names."""
+    folder, generator = tmp_path_factory.mktemp("lpips"), torch.Generator().manual_seed(0)
+    alexnet, heads = {}, {}
+    for layer, (place, channels, width, kernel, _, _) in enumerate(ALEXNET):
+        spread = (channels * kernel**2) ** -0.5
+        shape = (width, channels, kernel, kernel)
+        alexnet[f"features.{place}.weight"] = spread * torch.randn(shape, generator=generator)
+        alexnet[f"features.{place}.bias"] = 0.1 * torch.randn(width, generator=generator)
+        heads[f"lin{layer}.model.1.weight"] = torch.rand((1, width, 1, 1), generator=generator)
+    save_file(alexnet, folder / "alexnet.safetensors")
+    torch.save(heads, folder / "alex.pth")
+    return folder / "alexnet.safetensors", folder / "alex.pth"
+
+
+def slow_features(weights: dict[str, torch.Tensor], image: np.ndarray) -> list[np.ndarray]:
+    """AlexNet's activations by scipy's correlation and plain loops; image: 3 h w in [-1, 1]."""
+    x = (image - np.array(SHIFT)[:, None, None]) / np.array(SCALE)[:, None, None]
+    found = []
+    for layer, (place, _, width, _, stride, padding) in enumerate(ALEXNET):
+        if layer in POOLED:
+            windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+            x = windows[:, ::2, ::2].max(axis=(3, 4))
+        weight = weights[f"features.{place}.weight"].numpy()
+        bias = weights[f"features.{place}.bias"].numpy()
+        padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+        maps = [
+            sum(signal.correlate2d(c, k, "valid") for c, k in zip(padded, weight[o], strict=True)) + bias[o]
+            for o in range(width)
+        ]
+        x = np.maximum(np.array(maps)[:, ::stride, ::stride], 0)
+        found.append(x)
+    return found
+
+
+def test_lpips_is_what_its_definition_says(lpips_files: tuple[Path, Path]) -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.random((35, 35, 3)).astype(np.float32) for _ in range(2))
+    mask = np.zeros((35, 35), np.float32)
+    mask[3:30, 5:33] = 1
+    weights, heads = load_file(lpips_files[0]), torch.load(lpips_files[1], weights_only=True)
+    expected = 0.0
+    pair = [slow_features(weights, (p * mask[..., None]).transpose(2, 0, 1) * 2 - 1) for p in (a, b)]
+    for layer, (x, y) in enumerate(zip(*pair, strict=True)):
+        x, y = (f / np.sqrt((f**2).sum(0) + 1e-20) for f in (x, y))
+        head = heads[f"lin{layer}.model.1.weight"].numpy().ravel()
+        expected += float(((x - y) ** 2 * head[:, None, None]).sum(0).mean())
+    lpips = Lpips(*lpips_files)
+    found = lpips.between(lpips.features(a, mask), lpips.features(b, mask))
+    assert found == pytest.approx(expected, rel=1e-4)  # float32 against float64
+    assert lpips.between(lpips.features(a, mask), lpips.features(a, mask)) == 0
+    outside = a + (1 - mask[..., None])
+    assert lpips.between(lpips.features(a, mask), lpips.features(outside, mask)) == 0
+
+
+def test_lpips_names_what_is_missing(lpips_files: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="lin0"):
+        Lpips(lpips_files[0], lpips_files[0])
+    (tmp_path / "a.pth").write_bytes(b"nonsense")
+    with pytest.raises(ModelUnavailable, match="cannot be read"):
+        Lpips(tmp_path / "a.pth", lpips_files[1])
+
+
+def test_unweighted_distance_of_opposite_features() -> None:
+    x = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    y = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    assert between([x], [y]) == pytest.approx(1.0)  # (1 + 1) / 2 channels
+    assert between([x], [3 * x]) == pytest.approx(0.0)
+
+
+# --- the bundled judge ---
+
+
+def test_the_judge_shares_no_weights_with_the_ranker_or_the_model() -> None:
+    """By shape and value: no tensor of one is a tensor of another, scalars and counters aside."""
+    judge = load_file(BUNDLED / "mini/judge/model.safetensors")
+    for other in ("ranker", "unet", "vae", "text_encoder"):
+        (file,) = (BUNDLED / "mini" / other).glob("*.safetensors")
+        for name, tensor in load_file(file).items():
+            alike = [n for n, t in judge.items() if t.numel() > 64 and t.shape == tensor.shape]
+            same = [n for n in alike if torch.equal(judge[n], tensor)]
+            assert not same, f"{other} {name} is the judge's {same}"
+
+
+def test_the_judge_looks_at_the_box_and_finds_a_name() -> None:
+    judge = load_classifier("auto")
+    picture = np.random.default_rng(0).random((128, 128, 3)).astype(np.float32)
+    mask = np.zeros((128, 128), np.float32)
+    mask[20:90, 40:100] = 1
+    view = judge.view(picture, mask)
+    assert view.shape == (1, 3, 64, 64)
+    shares = judge.probabilities(view)
+    assert shares.sum() == pytest.approx(1, abs=1e-5)
+    assert {"owl", "background"} < set(judge.labels)
+    far = picture.copy()
+    far[100:] = 0  # below the square around the box
+    assert torch.equal(judge.view(far, mask), view)
+    assert [f.ndim for f in judge.features(view)] == [4] * len(judge.features(view))
+
+
+@pytest.mark.parametrize("name", ["nowhere", str(BUNDLED / "mini/unet")])
+def test_what_is_no_classifier_is_refused(name: str) -> None:
+    with pytest.raises(ModelUnavailable):
+        load_classifier(name)
+
+
+# --- runs ---
+
+
+def test_a_run_measures_what_was_painted(suite: Suite, tmp_path: Path) -> None:
+    run(suite, Painter(), JUDGES, tmp_path / "run")
+    found = rows(suite, "painter", tmp_path / "run")
+    assert all(row["place"][0] == 0 for row in found)
+    assert all(row["background_max_error"] == [0, 0] for row in found)
+    assert all(row["clipped"] == [pytest.approx(1 / 3), 0.0] for row in found)
+    total = report.summary("painter", found)
+    assert total.top_precision == 100
+    assert total.background_psnr is None
+
+
+class Stop(BaseException):
+    pass
+
+
+@given(st.lists(st.integers(1, 5), max_size=10))
+def test_a_run_that_is_killed_anywhere_and_goes_on_gives_the_same_report(
+    tmp_path_factory: pytest.TempPathFactory, kills: list[int]
+) -> None:
+    """Killed while it edits and while it writes: what is there is whole, and is not made again."""
+    folder = tmp_path_factory.mktemp("run")
+    photographs = [(f"p{i}", Photograph(pixels)) for i, pixels in enumerate(PHOTOS)]
+    suite = build(photographs, LABELS, folder / "suite", name="three")
+    settings = {"suite": str(suite.folder), "cases": 3, "classifier": "colours", "distance": "features"}
+    run(suite, Painter(), JUDGES, folder / "whole")
+    report.write(suite, ["painter"], settings, folder / "whole")
+
+    class Killed(Painter):
+        left = 0
+
+        def edit(self, photograph: Photograph, mask: Any, case: Case) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise Stop
+            return super().edit(photograph, mask, case)
+
+    method = Killed()
+    for kill in kills:
+        method.left = kill
+        try:
+            run(suite, method, JUDGES, folder / "killed")
+        except Stop:
+            continue
+    method.left = 0
+    run(suite, method, JUDGES, folder / "killed")
+    report.write(suite, ["painter"], settings, folder / "killed")
+    for name in ("report.md", "report.csv", "report.html"):
+        assert (folder / "killed" / name).read_text() == (folder / "whole" / name).read_text()
+
+
+def test_rows_of_other_settings_do_not_mix(tmp_path: Path) -> None:
+    settle(tmp_path, {"suite": "a", "cases": 3})
+    settle(tmp_path, {"suite": "a", "cases": 3})
+    with pytest.raises(InvalidInput, match="begun with cases 3, not 4"):
+        settle(tmp_path, {"suite": "a", "cases": 4})
+
+
+def test_a_missing_row_is_named(suite: Suite, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no row of that case"):
+        rows(suite, "painter", tmp_path)
+
+
+def test_whoever_enters_is_measured_alike(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our editor, a folder of its pictures and a function that makes the same ones get the same rows."""
+    run(suite, Painter(), JUDGES, tmp_path)
+    run(suite, Folder(tmp_path / "painter", "folder"), JUDGES, tmp_path)
+    run(suite, Function("tests.unit.test_evaluation:painted", "function"), JUDGES, tmp_path)
+    assert rows(suite, "painter", tmp_path) == rows(suite, "folder", tmp_path)
+    assert rows(suite, "painter", tmp_path) == rows(suite, "function", tmp_path)
+    with pytest.raises(InvalidInput, match="no pictures"):
+        Folder(tmp_path / "nowhere", "folder")
+    with pytest.raises(InvalidInput, match="expected module:function"):
+        Function("nowhere:painted", "function")
+
+
+def test_our_editor_is_measured(suite: Suite, tmp_path: Path) -> None:
+    options = EditOptions(candidates=3, steps=4)
+    run(suite, Ours(Editor(GaussianModel()), options), JUDGES, tmp_path)
+    found = rows(suite, "bld", tmp_path)
+    assert [len(row["place"]) for row in found] == [3, 3, 3]
+    assert all(row["background_max_error"] == [0, 0, 0] for row in found)
+    assert report.summary("bld", found).top_precision == 100, "the exact model paints the prompt's colour"
+
+
+def test_the_report_says_the_same_in_every_form(suite: Suite, tmp_path: Path) -> None:
+    run(suite, Painter(), JUDGES, tmp_path)
+    settings = {"classifier": "<b>colours</b>", "distance": "features"}
+    (total,) = report.write(suite, ["painter"], settings, tmp_path)
+    text, page = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    (line,) = csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))
+    assert float(line["top_precision"]) == total.top_precision == 100
+    assert "| painter | 2 | 100.0 | 100.0 (44 to 100) |" in text
+    assert "Blended Diffusion | 64 | 10.4 | 36 | 0.106" in text
+    assert "other models, photographs and hardware" in text
+    assert page.count("data:image/webp") == 2 * 3
+    assert "http" not in page, "it needs no other file"
+    assert "<b>colours" not in page
+
+
+def test_times_and_parameters(suite: Suite) -> None:
+    editor = Editor(GaussianModel())
+    found = timed(editor, suite, candidates=(1, 2), ways=("none", "stitch"), repeats=1)
+    pairs = [(1, "none"), (1, "stitch"), (2, "none"), (2, "stitch")]
+    assert [(t.candidates, t.reconstruct) for t in found] == pairs
+    assert all(t.seconds > 0 for t in found)
+    part = torch.nn.Linear(3, 4)
+
+    class Model:
+        unet, alias = part, part
+
+        def __init__(self) -> None:
+            self.unet = self.alias = part
+
+    assert parameters(Model()) == 16
+
+
+def test_a_row_is_json_that_says_what_was_measured(suite: Suite) -> None:
+    case = suite.cases[0]
+    photograph = suite.open(case)
+    row = measured(photograph, painted(photograph.pixels, case.mask((64, 64)), case.prompt, 0), case, JUDGES)
+    assert json.loads(json.dumps(row)) == row
+    assert set(row) == {"case", "label", "place", *EMPTY}
+    assert isinstance(case.box, Box)
