@@ -4,6 +4,8 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,3 +75,12 @@ def network_attempts(_attempts: list[str]) -> Iterator[list[str]]:
     _attempts.clear()
     yield _attempts
     assert not _attempts, f"reached for the network: {', '.join(_attempts)}"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The tiny checkpoint of a family by its name, as in tests.families; tests that damage one copy it."""
+    from tests.families import checkpoint
+
+    target = tmp_path_factory.mktemp("families")
+    return cache(lambda name: checkpoint(name, target / name))

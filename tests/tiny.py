@@ -74,8 +74,11 @@ def tiny_folder(path: Path, *, scheduler: dict[str, Any] | None = None) -> Path:
     return path
 
 
-def tiny_clip(path: Path) -> Path:
-    """Write a CLIPModel folder of seeded random weights to `path`, with its tokenizer and processor."""
+def tiny_clip(path: Path, **config: Any) -> Path:
+    """Write a CLIPModel folder of seeded random weights to `path`, with its tokenizer and processor.
+
+    config: what both of its transformers are told beside their sizes.
+    """
     from transformers import CLIPConfig, CLIPModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -83,6 +86,7 @@ def tiny_clip(path: Path) -> Path:
 
     words = tokenizer.train(list(CAPTIONS), 640, 24, path)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= config
     text = {
         **sizes, "vocab_size": len(words), "max_position_embeddings": 24, "bos_token_id": words.bos_token_id,
         "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
@@ -94,6 +98,27 @@ def tiny_clip(path: Path) -> Path:
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
         path
     )
+    return path
+
+
+def tiny_siglip(path: Path) -> Path:
+    """Write a SiglipModel folder as SigLIP 2 has it: Gemma's tokenizer, which keeps capitals."""
+    from transformers import GemmaTokenizer, SiglipConfig, SiglipModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    symbols = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁"]
+    letters = [chr(code) for start in "aA" for code in range(ord(start), ord(start) + 26)]
+    words = GemmaTokenizer(
+        vocab={symbol: i for i, symbol in enumerate([*symbols, *letters])}, merges=[], padding_side="right"
+    )
+    words.save_pretrained(path)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(words), "max_position_embeddings": 24, "projection_size": 32}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(path)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(path)
     return path
 
 

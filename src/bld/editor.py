@@ -20,6 +20,7 @@ from bld.images import (
 from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
+from bld.models.memory import enough_memory
 from bld.options import TUNED, EditOptions, LoadOptions, Reconstruction
 from bld.process import guesses
 from bld.rank import Ranker, load_ranker, rank
@@ -154,7 +155,7 @@ class Editor:
     def from_pretrained(
         cls, name: str, *, ranker: str = "auto", options: LoadOptions | None = None, **changes: Any
     ) -> Self:
-        """Load a model by name, folder or hub id, and the CLIP model that ranks its candidates.
+        """Load a model by name, folder, file or hub id, and the model that ranks its candidates.
 
         Options come as a `LoadOptions` or one by one (device="cpu", lora=["style.safetensors:0.8"], ...).
         See `bld.models.load.load_model` and `bld.rank.load_ranker`.
@@ -162,6 +163,7 @@ class Editor:
         options = options or LoadOptions(**changes)
         return cls(load_model(name, options), load_ranker(ranker, name, device=options.device))
 
+    @enough_memory()
     def edit(
         self,
         image: Source | Photograph,
@@ -176,8 +178,8 @@ class Editor:
         """Edit `image` (path, PIL image or array h w 3) where `mask` is white, as `prompt` says.
 
         Options come as an `EditOptions` or one by one (candidates=8, seed=0, ...). Raises InvalidInput
-        for whatever cannot be edited as asked; nothing is resized, inverted or cut unless an option
-        says so, and what was converted is in the result's notes.
+        for whatever cannot be edited as asked, and BldError where memory runs out; nothing is resized,
+        inverted or cut unless an option says so, and what was converted is in the result's notes.
 
         progress and preview are called as it goes on; an exception that either raises ends the edit within
         a step.
@@ -191,6 +193,7 @@ class Editor:
             done(1)
         return self._finish(task, self._blend(task, z_init, stages, preview), stages, self.ranker)
 
+    @enough_memory()
     def finish(
         self,
         image: Source | Photograph,

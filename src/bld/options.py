@@ -135,6 +135,11 @@ class LoadOptions:
 
     device: str = _option("auto", "auto, cpu, cuda, cuda:1, mps")
     dtype: DType = _option("auto", "auto, float32, bfloat16, float16")
+    config: str | None = _option(
+        None,
+        "what a model in a single file is built like: an alias, a folder or a hub id, of which no "
+        "weights are read; told from the file if left out",
+    )
     vae: str | None = _option(None, "another autoencoder for the model: a folder or a hub id")
     lora: tuple[str, ...] = _option(
         (), "LoRA weights to add: a .safetensors file, PATH or PATH:SCALE; may be given several times"
@@ -143,6 +148,9 @@ class LoadOptions:
         (), "a learnt word to add: a .safetensors file, whose name is the word; may be given several times"
     )
     vae_tiling: bool = _option(False, "encode and decode in tiles: less memory where the crop is large")
+    offload: bool = _option(
+        False, "keep the networks in the CPU's memory, each on the GPU only while it runs: less of the GPU's"
+    )
     allow_pickle: bool = _option(
         False, "read pickled weights where a part has no others; torch then reads nothing but weights"
     )

@@ -9,6 +9,7 @@ from bld.blend import blend
 from bld.images import from_tensor
 from bld.masks import FloatArray
 from bld.models.base import LatentModel, Level, Step, Trajectory
+from bld.models.memory import enough_memory
 from bld.task import Task
 
 
@@ -32,19 +33,21 @@ def process(model: LatentModel, task: Task, *, frames: int) -> Iterator[Frame]:
     """Edit with the first candidate's seed, and show `frames` of the steps, or all if they are fewer.
 
     Those shown are evenly spread, the last included. The edit is the same as any other: the last frame
-    is what the decoder gives of it. The guesses are exact for deterministic samplers.
+    is what the decoder gives of it. The guesses are exact for deterministic samplers. Raises BldError where
+    memory runs out.
     """
-    z_init = model.encode(task.x())
-    trajectory = model.trajectory(task.prompt, task.options, task.grid)
-    masks, steps = task.m_latent(len(trajectory)), len(trajectory)
-    frames = min(frames, steps)
-    shown = {round((i + 1) * steps / frames) for i in range(frames)}
-    generator = torch.Generator().manual_seed(task.seeds[0])
-    m_latent = [torch.from_numpy(m).to(z_init) for m in masks]
-    for number, (_, z_0) in enumerate(guesses(trajectory, z_init, m_latent, [generator]), start=1):
-        if number in shown:
-            level = trajectory[number - 1].level_out
-            yield Frame(number, steps, level, z_0, from_tensor(model.decode(z_0))[0], masks[number - 1])
+    with enough_memory():
+        z_init = model.encode(task.x())
+        trajectory = model.trajectory(task.prompt, task.options, task.grid)
+        masks, steps = task.m_latent(len(trajectory)), len(trajectory)
+        frames = min(frames, steps)
+        shown = {round((i + 1) * steps / frames) for i in range(frames)}
+        generator = torch.Generator().manual_seed(task.seeds[0])
+        m_latent = [torch.from_numpy(m).to(z_init) for m in masks]
+        for number, (_, z_0) in enumerate(guesses(trajectory, z_init, m_latent, [generator]), start=1):
+            if number in shown:
+                level = trajectory[number - 1].level_out
+                yield Frame(number, steps, level, z_0, from_tensor(model.decode(z_0))[0], masks[number - 1])
 
 
 def guesses(

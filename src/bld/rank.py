@@ -1,5 +1,6 @@
 """Ranking: which of many candidates shows what the prompt asks for (section 4.4)."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,17 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
-from bld.models.load import find, pick_device
+from bld.models.load import find, is_single, pick_device
 from bld.models.weights import fingerprint
 from bld.options import RankBy
 
-CLIP_FILES = ("*.json", "*.txt", "*.safetensors")  # of a hub repository
+RANKER_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a hub repository
+
+# What is loaded for each model_type that a configuration names: model, tokenizer, image processor.
+RANKERS = {
+    "clip": ("CLIPModel", "CLIPTokenizer", "CLIPImageProcessorPil"),
+    "siglip": ("SiglipModel", "AutoTokenizer", "SiglipImageProcessorPil"),
+}
 
 
 class Ranker(Protocol):
@@ -65,51 +72,73 @@ def views(picture: FloatArray, mask: FloatArray, by: RankBy) -> list[FloatArray]
 
 
 def load_ranker(name: str, model: str, *, device: str = "auto") -> Ranker | None:
-    """The ranker of a name: a CLIPModel folder or hub id, "none", or "auto": the one in the model's folder.
+    """The ranker of a name: folder or hub id of a CLIP or SigLIP, "none", or "auto": the model's own.
 
     A model without a ranker of its own has none by "auto". Raises ModelUnavailable for a name that is no
-    CLIP model.
+    such model.
     """
     if name == "none":
         return None
     if name != "auto":
-        return ClipRanker(find(name, CLIP_FILES), name=name, device=pick_device(device))
+        return CosineRanker(find(name, RANKER_FILES), name=name, device=pick_device(device))
+    if is_single(model):
+        return None
     own = find(model) / "ranker"
-    return ClipRanker(own, name=f"{model}/ranker", device=pick_device(device)) if own.is_dir() else None
+    return CosineRanker(own, name=f"{model}/ranker", device=pick_device(device)) if own.is_dir() else None
 
 
-class ClipRanker:
-    """A CLIPModel folder or hub id: the cosine between a picture's embedding and the prompt's."""
+class CosineRanker:
+    """The cosine between a picture's embedding and the prompt's: CLIP, PickScore, SigLIP.
+
+    What these models make of the cosine (a scale, a bias) changes no order.
+    """
 
     def __init__(self, folder: Path, *, name: str, device: torch.device) -> None:
-        """Raises ModelUnavailable for a folder that is not a whole CLIP model with its tokenizer."""
-        from transformers import CLIPModel, CLIPTokenizer
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
+        """Raises ModelUnavailable for a folder that is not such a model, whole and with its tokenizer."""
         if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
             raise ModelUnavailable(f"ranker {name}: its weights are pickled; give one with safetensors")
         try:
-            clip: Any
-            clip, found = CLIPModel.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            made_up = [*found["missing_keys"], *found["mismatched_keys"]]
-            if made_up:  # transformers would go on with random numbers
-                raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
-            self.clip = clip.to(device).eval().requires_grad_(False)
-            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
-            self.processor = CLIPImageProcessorPil.from_pretrained(folder)
-        except Exception as error:  # OSError, ValueError, SafetensorError, ...
-            reason = str(error).partition("\n")[0].strip() or type(error).__name__
-            raise ModelUnavailable(f"ranker {name}: not a CLIP model ({reason})") from error
+            self.kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+            if self.kind not in RANKERS:
+                raise ValueError(f"its config.json names the type {self.kind}")
+            self._load(folder, device)
+        except Exception as error:  # OSError, ValueError, SafetensorError, ImportError, ...
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ModelUnavailable(
+                f"ranker {name}: not a model that ranks ({reason}); known are {', '.join(RANKERS)}, "
+                "such as openai/clip-vit-base-patch16 and google/siglip2-base-patch16-224"
+            ) from error
         self.name, self.revision, self.device = name, fingerprint(folder), device
+
+    def _load(self, folder: Path, device: torch.device) -> None:
+        import transformers
+
+        model, tokenizer, processor = (getattr(transformers, kind) for kind in RANKERS[self.kind])
+        network: Any
+        network, found = model.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        made_up = [*found["missing_keys"], *found["mismatched_keys"]]
+        if made_up:  # transformers would go on with random numbers
+            raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.tokenizer = tokenizer.from_pretrained(folder)
+        self.processor = processor.from_pretrained(folder)
+
+    def _words(self, prompt: str) -> dict[str, torch.Tensor]:
+        if self.kind == "clip":
+            return dict(self.tokenizer(prompt, truncation=True, return_tensors="pt"))
+        # SigLIP was trained on lower case, always padded and without a mask; its tokenizers say none of it.
+        limit = self.network.config.text_config.max_position_embeddings
+        padded = {"padding": "max_length", "max_length": limit, "truncation": True}
+        return {"input_ids": self.tokenizer(prompt.lower(), return_tensors="pt", **padded).input_ids}
 
     @torch.no_grad()
     def score(self, picture: FloatArray, prompt: str) -> float:
         """Cosine between picture and prompt, -1 to 1. What the tokenizer does not read is cut."""
         pixels = np.rint(picture * 255).astype(np.uint8)
         seen = self.processor(images=pixels, return_tensors="pt").pixel_values.to(self.device)
-        words = self.tokenizer(prompt, truncation=True, return_tensors="pt").to(self.device)
-        image = self.clip.get_image_features(pixel_values=seen).pooler_output
-        text = self.clip.get_text_features(**words).pooler_output
+        words = {name: tensor.to(self.device) for name, tensor in self._words(prompt).items()}
+        image = self.network.get_image_features(pixel_values=seen).pooler_output
+        text = self.network.get_text_features(**words).pooler_output
         return float(torch.cosine_similarity(image, text))

@@ -179,7 +179,7 @@ def test_a_ranked_edit_says_its_scores_and_can_be_made_again(edit: Run, bld: Run
     assert [c["score"] for c in again["candidates"]] == [scores[2], scores[0]]
     code, _, err = edit("--ranker", tmp_path)
     assert code == 2
-    assert "not a CLIP model" in err
+    assert "not a model that ranks" in err
 
 
 def test_only_the_best_candidates_are_tuned(edit: Run, tmp_path: Path) -> None:

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bld.apps.models import HEADINGS, cells
 from bld.errors import ModelUnavailable
 from bld.models.known import KNOWN, known
 from bld.models.load import FAMILIES, load_model
 from bld.models.weights import check_whole
-from tests.hub import hub
+from tests.families import checkpoint
+from tests.hub import COMMIT, hub
+from tests.original import single_file
 from tests.tiny import tiny_folder
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +88,19 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_fetched_model_edits_with_no_network(repositories: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """The flags of a photograph and its mask."""
+    Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(tmp_path / "photo.png")
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:48, 16:48] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return ["--image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "mask.png")]
+
+
+def test_a_fetched_model_edits_with_no_network(
+    repositories: Path, tmp_path: Path, pictures: list[str]
+) -> None:
     home = {"HF_HOME": str(tmp_path / "home")}
     with hub(repositories) as (endpoint, asked):
         online = {**home, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
@@ -97,17 +111,67 @@ def test_a_fetched_model_edits_with_no_network(repositories: Path, tmp_path: Pat
         asked.clear()
         assert bld("models", "fetch", "owner/tiny", **online).returncode == 0
         assert not [path for path in asked if path.endswith(".safetensors")], "downloaded twice"
-    Image.fromarray(np.full((64, 64, 3), 99, np.uint8)).save(tmp_path / "photo.png")
-    mask = np.zeros((64, 64), np.uint8)
-    mask[16:48, 16:48] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
     edited = bld(
-        "edit", "--image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "mask.png"), "--prompt",
-        "a cat", "--model", "owner/tiny", "--steps", "2", "--candidates", "1", "--device", "cpu", "--output",
-        str(tmp_path / "out"), **home, HF_HUB_OFFLINE="1",
+        "edit", *pictures, "--prompt", "a cat", "--model", "owner/tiny", "--steps", "2", "--candidates", "1",
+        "--device", "cpu", "--output", str(tmp_path / "out"), **home, HF_HUB_OFFLINE="1",
     )  # fmt: skip
     assert edited.returncode == 0, edited.stderr
     assert (tmp_path / "out" / "result.png").is_file()
+
+
+def test_a_single_file_edits_once_the_configuration_is_fetched(
+    repositories: Path, tmp_path: Path, pictures: list[str]
+) -> None:
+    """Without --config: that it is a Stable Diffusion 1 is told from the file."""
+    folder = checkpoint("sd1", repositories / "stable-diffusion-v1-5" / "stable-diffusion-v1-5")
+    file = single_file(folder, tmp_path / "model.safetensors")
+    home = {"HF_HOME": str(tmp_path / "home")}
+    edit = ["edit", *pictures, "--prompt", "a cat", "--model", str(file), "--steps", "2", "--candidates", "1"]
+    edit += ["--device", "cpu", "--context-pixels", "0", "--output", str(tmp_path / "out")]
+    failed = bld(*edit, **home, HF_HUB_OFFLINE="1")
+    assert failed.returncode == 2
+    command = failed.stderr.rpartition("run: bld ")[2].split()
+    assert command == ["models", "fetch", "stable-diffusion-v1-5/stable-diffusion-v1-5", "--config-only"]
+    with hub(repositories) as (endpoint, asked):
+        fetched = bld(*command, **home, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0")
+        assert fetched.returncode == 0, fetched.stderr
+        assert "the configuration of stable-diffusion-v1-5" in fetched.stdout
+        assert not [path for path in asked if path.endswith((".safetensors", ".bin"))]
+    edited = bld(*edit, **home, HF_HUB_OFFLINE="1")
+    assert edited.returncode == 0, edited.stderr
+    assert json.loads((tmp_path / "out" / "edit.json").read_text())["model"]["name"] == str(file)
+
+
+def test_a_download_goes_on_where_the_connection_broke(repositories: Path, tmp_path: Path) -> None:
+    """Within one run, and in steps of the 10 MiB that the client reads at once."""
+    folder = shutil.copytree(repositories / "owner" / "tiny", repositories / "owner" / "large")
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    save_file({"w": torch.rand(6_000_000)}, folder / weights)
+    with hub(repositories, breaks=weights) as (endpoint, asked):
+        online = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
+        fetched = bld("models", "fetch", "owner/large", **online)
+        assert fetched.returncode == 0, fetched.stderr
+    (again,) = [path for path in asked if "bytes=" in path]
+    assert again.endswith(f"{weights} bytes={10 << 20}-")
+    found = Path(fetched.stdout.rpartition(" in ")[2].strip()) / weights
+    assert found.read_bytes() == (folder / weights).read_bytes()
+
+
+def test_a_download_that_fails_keeps_the_files_that_are_whole(repositories: Path, tmp_path: Path) -> None:
+    weights, attempts = "vae/diffusion_pytorch_model.safetensors", 6
+    with hub(repositories, breaks=weights, times=attempts) as (endpoint, asked):
+        online = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
+        failed = bld("models", "fetch", "owner/tiny", **online)
+        assert failed.returncode == 2
+        message = failed.stderr.splitlines()[-1]
+        assert "model owner/tiny: the download broke off" in message
+        assert "run it again" in message
+        asked.clear()
+        fetched = bld("models", "fetch", "owner/tiny", **online)
+        assert fetched.returncode == 0, fetched.stderr
+    assert {path.partition(f"{COMMIT}/")[2] for path in asked if path.endswith(".safetensors")} == {weights}
+    found = Path(fetched.stdout.rpartition(" in ")[2].strip()) / weights
+    assert found.read_bytes() == (repositories / "owner" / "tiny" / weights).read_bytes()
 
 
 @pytest.mark.parametrize(

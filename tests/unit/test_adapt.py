@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bld import Editor
-from bld.errors import InvalidInput
-from bld.models.adapt import scaled
+from bld.errors import BldError, InvalidInput, MissingExtra
+from bld.models.adapt import offload, scaled
 from bld.models.load import load_model
 from bld.models.unet import UNetModel
 from bld.options import EditOptions, LoadOptions, resolve
@@ -234,3 +234,63 @@ def test_an_edit_with_additions_is_made_again_from_its_record(tiny: Path, lora: 
     editor = Editor.from_pretrained(str(tiny), options=options)
     result = editor.edit(photo, mask, PROMPT, seed=3, steps=2, candidates=1)
     assert np.array_equal(np.asarray(Image.open(first)), result.best.photograph.pixels)
+
+
+# --- memory ---
+
+
+def test_offloading_is_refused_where_there_is_nothing_to_spare(loaded: Callable[..., UNetModel]) -> None:
+    assert "--offload spares the memory of a GPU" in refused(loaded, offload=True)
+
+
+def test_offloading_without_its_library_names_the_extra(
+    tiny_model: UNetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.is_accelerate_available", lambda: False)
+    with pytest.raises(MissingExtra, match=r"pip install 'blended-latent-diffusion\[offload\]'"):
+        offload(tiny_model)
+
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 8 GiB."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=("cuda", "cpu", "python"))
+def test_an_edit_that_does_not_fit_the_memory_says_what_may_help(
+    loaded: Callable[..., UNetModel], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded()
+    editor, photo, mask = Editor(model), np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool)
+    made = editor.edit(photo, mask, PROMPT, seed=3, steps=1, candidates=1)
+
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(model.unet, "forward", full)
+    with pytest.raises(BldError, match="not enough memory") as caught:
+        editor.edit(photo, mask, PROMPT, seed=3, steps=1, candidates=1)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(help in message for help in ("--batch-size", "--vae-tiling", "--offload", "--dtype"))
+    assert ("Tried to allocate" in message, "8 GiB" in message) == (False, False), "a line, not a report"
+    monkeypatch.setattr(model.vae, "decode", full)
+    with pytest.raises(BldError, match="not enough memory"):
+        editor.finish(photo, mask, PROMPT, made.latents, options=made.options)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    loaded: Callable[..., UNetModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded()
+
+    def wrong(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(model.unet, "forward", wrong)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        Editor(model).edit(np.full((64, 64, 3), 99, np.uint8), np.ones((64, 64), bool), PROMPT, steps=1)

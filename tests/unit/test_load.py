@@ -81,12 +81,6 @@ def test_an_unknown_model_is_refused_with_what_may_be_given(name: str) -> None:
         assert offer in message
 
 
-def test_a_single_file_is_not_a_model_yet(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"weights")
-    assert "a file; give the folder" in refused(file)
-
-
 @pytest.mark.parametrize("name", ["owner/name", "owner/not a name"])
 def test_a_hub_model_that_cannot_be_had_says_what_to_look_at(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

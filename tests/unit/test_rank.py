@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bld import Editor, ModelUnavailable
 from bld.masks import FloatArray
 from bld.rank import load_ranker, rank, views
-from tests.tiny import GaussianModel, tiny_clip
+from tests.tiny import GaussianModel, tiny_clip, tiny_siglip
 
 MASK = np.zeros((8, 8), np.float32)
 MASK[2:5, 3:7] = 1
@@ -123,11 +123,52 @@ def test_a_clip_folder_scores_by_cosine(clip: Path) -> None:
 
 
 def test_what_is_not_a_clip_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="not a CLIP model") as error:
+    with pytest.raises(ModelUnavailable, match="not a model that ranks") as error:
         load_ranker(str(tmp_path), "mini", device="cpu")
     assert "\n" not in str(error.value)
     with pytest.raises(ModelUnavailable, match="unknown model nothing"):
         load_ranker("nothing", "mini", device="cpu")
+
+
+def test_another_kind_of_model_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "blip"}')
+    with pytest.raises(ModelUnavailable, match=r"names the type blip\); known are clip, siglip") as error:
+        load_ranker(str(tmp_path), "mini", device="cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["pickscore", "siglip"])
+def test_a_ranker_is_as_sure_as_its_own_model(kind: str, tmp_path: Path) -> None:
+    """Its cosine, times the model's scale and with its bias, is what the model's own forward gives."""
+    import transformers
+
+    if kind == "siglip":
+        folder, scale = tiny_siglip(tmp_path), "SiglipModel"
+    else:
+        folder, scale = tiny_clip(tmp_path, hidden_act="gelu"), "CLIPModel"  # as CLIP ViT-H has it
+    model = getattr(transformers, scale).from_pretrained(folder).eval()
+    ranker = load_ranker(str(folder), "mini", device="cpu")
+    pixels = np.rint(PICTURE * 255).astype(np.uint8)
+    seen = ranker.processor(images=pixels, return_tensors="pt").pixel_values
+    for prompt in ("a red apple", "a guitar on a table"):
+        if kind == "siglip":  # as its authors' code has it: 24 tokens, no mask
+            ids = ranker.tokenizer(prompt)["input_ids"]
+            words = {"input_ids": torch.tensor([(ids + [0] * 24)[:24]])}
+        else:
+            words = dict(ranker.tokenizer(prompt, return_tensors="pt"))
+        with torch.no_grad():
+            expected = model(pixel_values=seen, **words).logits_per_image.item()
+        bias = model.logit_bias.item() if kind == "siglip" else 0
+        found = ranker.score(PICTURE, prompt) * model.logit_scale.exp().item() + bias
+        assert found == pytest.approx(expected, abs=1e-4)
+    assert ranker.score(PICTURE, "a red apple") != ranker.score(PICTURE, "a guitar on a table")
+    assert math.isfinite(ranker.score(PICTURE, "apple " * 200))
+
+
+def test_siglip_reads_capitals_as_it_was_trained_to(tmp_path: Path) -> None:
+    ranker = load_ranker(str(tiny_siglip(tmp_path)), "mini", device="cpu")
+    assert ranker.tokenizer("A")["input_ids"] != ranker.tokenizer("a")["input_ids"], "it proves nothing"
+    assert ranker.score(PICTURE, "A Red Apple") == ranker.score(PICTURE, "a red apple")
 
 
 def test_a_ranker_of_the_hub_is_fetched_whole(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:

@@ -80,8 +80,8 @@ def edit(
     ranker: Annotated[
         str,
         typer.Option(
-            help="CLIP model that puts the best candidate first: a folder, a hub id, none, or auto: "
-            "the model's own if it has one"
+            help="CLIP or SigLIP model that puts the best candidate first: a folder, a hub id, none, or "
+            "auto: the model's own if it has one"
         ),
     ] = AUTO,
     preset_name: Annotated[

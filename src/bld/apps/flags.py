@@ -17,7 +17,10 @@ ImagePath = Annotated[Path, typer.Option("--image", "-i", help="the photograph")
 MaskPath = Annotated[Path, typer.Option("--mask", help="a picture of its size, white = edit")]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="what to draw inside the mask")]
 ModelName = Annotated[
-    str, typer.Option("--model", "-m", help="an alias (bld models), a diffusers folder, or a hub id")
+    str,
+    typer.Option(
+        "--model", "-m", help="an alias (bld models), a diffusers folder, a single file, or a hub id"
+    ),
 ]
 Device = Annotated[str, typer.Option(help=LOADING["device"].metadata["help"])]
 

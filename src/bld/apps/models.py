@@ -62,12 +62,17 @@ def fetch(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help=LOADING["allow_pickle"].metadata["help"])
     ] = False,
+    config_only: Annotated[
+        bool, typer.Option("--config-only", help="no weights: what a model in a single file needs, a few MB")
+    ] = False,
 ) -> None:
-    """Download a model to the hub's cache; what broke off goes on. HF_HOME says where the cache is."""
+    """Download a model to the hub's cache, but for files that it has. HF_HOME says where the cache is."""
     from bld.errors import InvalidInput
-    from bld.models.load import BUNDLED_NAMES
+    from bld.models.load import BUNDLED_NAMES, CONFIGURATION
     from bld.models.load import fetch as download
 
     if name in BUNDLED_NAMES:
         raise InvalidInput(f"{name} is in the package: there is nothing to fetch")
-    typer.echo(f"{name} is complete in {download(name, pickles=allow_pickle)}")
+    folder = download(name, CONFIGURATION if config_only else (), pickles=allow_pickle)
+    what = f"the configuration of {name}" if config_only else name
+    typer.echo(f"{what} is complete in {folder}")

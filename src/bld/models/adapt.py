@@ -8,16 +8,25 @@ import hashlib
 from pathlib import Path
 
 from bld.errors import InvalidInput, MissingExtra, ModelUnavailable
-from bld.models.family import Family, whole_network
+from bld.models.family import Family
 from bld.models.load import find
+from bld.models.networks import whole_network
 from bld.models.weights import check_whole, fingerprint
 from bld.options import LoadOptions
+
+DOWN = (
+    "lora_A.weight",
+    "lora_down.weight",
+    "lora.down.weight",
+    "lora_linear_layer.down.weight",
+)  # one a layer
 
 
 def adapt(model: Family, options: LoadOptions) -> None:
     """Change a freshly loaded model as the options say; its revision then names the changes too.
 
-    Raises InvalidInput for a file that is not there, is none of the kind, or does not fit the model.
+    Raises InvalidInput for a file that is not there, is none of the kind, or does not fit the model, and
+    MissingExtra where it takes a library that is not installed.
     """
     added = []
     if options.vae:
@@ -28,15 +37,27 @@ def adapt(model: Family, options: LoadOptions) -> None:
         added.append(add_word(model, Path(text)))
     if options.vae_tiling:
         model.vae.enable_tiling()
+    if options.offload:
+        offload(model)
     if added:
         digest = hashlib.sha256(" ".join([model.revision, *added]).encode())
         model.revision = digest.hexdigest()[:12]
 
 
+def offload(model: Family) -> None:
+    """Have each network on the model's device while it runs, and on the CPU before and after."""
+    try:
+        model.pipe.enable_model_cpu_offload(device=model.device)
+    except ImportError as error:
+        raise MissingExtra(
+            "--offload needs accelerate: pip install 'blended-latent-diffusion[offload]'"
+        ) from error
+
+
 def replace_vae(model: Family, name: str) -> str:
     """Give the model another autoencoder; returns the digest of its weights."""
     folder = find(name, ("config.json", "*.safetensors"))
-    vae = whole_network(folder, ".", type(model.vae), model.vae.dtype).to(model.device)
+    vae = whole_network(folder, ".", type(model.vae), model.vae.dtype).to(model.rests)
     shapes = [(part.config.latent_channels, len(part.config.block_out_channels)) for part in (model.vae, vae)]
     if shapes[0] != shapes[1]:
         raise InvalidInput(
@@ -74,6 +95,7 @@ def add_lora(model: Family, file: Path, scale: float) -> str:
         taken = [part for part, names in model.pipe.get_list_adapters().items() if "added" in names]
         if not taken:
             raise ValueError("nothing in it belongs to this model")
+        refuse_unplaced(model, file, taken)
         model.pipe.fuse_lora(components=taken, lora_scale=scale, adapter_names=["added"])
     except Exception as error:  # KeyError, ValueError, RuntimeError: by family and file
         reason = str(error).partition("\n")[0].strip() or type(error).__name__
@@ -82,6 +104,18 @@ def add_lora(model: Family, file: Path, scale: float) -> str:
     for part in taken:
         getattr(model, part).eval().requires_grad_(False)
     return f"{digest}:{scale:g}"
+
+
+def refuse_unplaced(model: Family, file: Path, taken: list[str]) -> None:
+    """Raise ValueError for LoRA weights of layers that the model lacks, which diffusers leaves out."""
+    found = model.pipe.lora_state_dict(file.parent, weight_name=file.name)
+    names = found[0] if isinstance(found, tuple) else found
+    layers = sum(name.endswith(DOWN) for name in names)
+    placed = sum(
+        "added" in getattr(layer, "lora_A", ()) for part in taken for layer in getattr(model, part).modules()
+    )
+    if placed < layers:
+        raise ValueError(f"{layers - placed} of its {layers} layers are none of this model's")
 
 
 def add_word(model: Family, file: Path) -> str:

@@ -3,8 +3,7 @@
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +12,9 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.models.base import Trajectory
-from bld.models.weights import fingerprint, is_pickled
+from bld.models.networks import loading, whole_network
+from bld.models.single import SingleFile
+from bld.models.weights import fingerprint
 from bld.options import EditOptions
 
 Condition = dict[str, torch.Tensor]
@@ -38,39 +39,52 @@ class Family(ABC):
     scheduler: dict[str, Any]  # its configuration
 
     def __init__(
-        self, folder: Path, *, name: str, device: torch.device, dtype: torch.dtype, pickles: bool = False
+        self,
+        folder: Path,
+        *,
+        name: str,
+        device: torch.device,
+        rests: torch.device,
+        dtype: torch.dtype,
+        pickles: bool = False,
+        single: SingleFile | None = None,
     ) -> None:
         """Load the parts. Raises ModelUnavailable if one is missing, of another class, or not whole.
 
-        pickles: whether weights may be read from a pickle where there are no others.
+        device: where it runs; rests: where its parts are until then, another device if they are offloaded.
+        pickles: whether weights may be read from a pickle where there are no others. single: where the
+        weights are instead of in the folder.
         """
         self.index = check_layout(folder, self.parts, self.optional)
-        self.name, self.device, self.dtype, self.pickles = name, device, dtype, pickles
+        self.name, self.device, self.rests, self.dtype = name, device, rests, dtype
         here = [part for part in self.parts if (folder / part).is_dir()]
-        self.revision = fingerprint(folder, here)
+        self.revision = single.revision if single else fingerprint(folder, here)
         for part, kind in self.parts.items():
-            loaded = self._load(folder, part, kind) if part in here else None
-            setattr(self, part, loaded)
+            setattr(self, part, self._load(folder, part, kind, pickles, single) if part in here else None)
         self.vae: Any = getattr(self, "vqvae", None) or self.vae  # as the first pipeline of all calls it
         self.latent_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def _load(self, folder: Path, part: str, kind: str) -> Any:
+    def _load(self, folder: Path, part: str, kind: str, pickles: bool, single: SingleFile | None) -> Any:
         if part == "scheduler":
             with loading(folder, part):
                 return _class(kind).load_config(folder / part)
         if part.startswith("tokenizer"):
             with loading(folder, part):
                 return _class(kind).from_pretrained(folder / part)
-        loaded = whole_network(folder, part, _class(kind), self.dtype, pickles=self.pickles)
+        if single:
+            loaded = single.network(folder, part, _class(kind), self.dtype)
+        else:
+            loaded = whole_network(folder, part, _class(kind), self.dtype, pickles=pickles)
         if self.dtype == torch.float16 and getattr(loaded.config, "force_upcast", False):
             loaded = loaded.float()  # an autoencoder that overflows in half precision, as SDXL's first does
-        return loaded.to(self.device)
+        return loaded.to(self.rests)
 
     @cached_property
     def pipe(self) -> Any:
         """The diffusers pipeline of these parts."""
         scheduler = _class(self.parts["scheduler"]).from_config(self.scheduler)
         parts = {part: getattr(self, part) for part in self.parts if part != "scheduler"}
+        parts |= {part: self.vae for part in ("vae", "vqvae") if part in parts}  # it may have been replaced
         return _class(self.pipeline)(scheduler=scheduler, **parts, **self.beside)
 
     @torch.no_grad()
@@ -88,7 +102,7 @@ class Family(ABC):
     def decoder(self) -> torch.nn.Module:
         """A copy of D in float32, on the model's device, with its weights free to be tuned."""
         parts = (self.vae.post_quant_conv, self.vae.decoder)
-        copies = [copy.deepcopy(part).float() for part in parts if part is not None]
+        copies = [copy.deepcopy(part).float().to(self.device) for part in parts if part is not None]
         return Decoder(copies, self.unscaled).requires_grad_(True)
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
@@ -186,35 +200,6 @@ def _class(name: str) -> Any:
         if hasattr(library, name):
             return getattr(library, name)
     raise ModelUnavailable(f"neither diffusers nor transformers has a {name}; install the versions of bld")
-
-
-def whole_network(folder: Path, part: str, kind: Any, dtype: torch.dtype, *, pickles: bool = False) -> Any:
-    """A network of the folder, whole or not at all, ready to run and not to be trained."""
-    pickled = is_pickled(folder / part)
-    if pickled and not pickles:
-        raise ModelUnavailable(
-            f"{folder}: its {part} has pickled weights alone, and reading a pickle may run code; give a "
-            "model with safetensors, or --allow-pickle to have torch read the weights and nothing else"
-        )
-    precision = {"dtype" if kind.__module__.startswith("transformers.") else "torch_dtype": dtype}
-    with loading(folder, part):
-        module, found = kind.from_pretrained(
-            folder / part, use_safetensors=not pickled, output_loading_info=True, **precision
-        )
-        made_up = [*found["missing_keys"], *found["mismatched_keys"]]
-        if made_up:  # both libraries would go on with random numbers
-            raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
-        return module.eval().requires_grad_(False)
-
-
-@contextmanager
-def loading(folder: Path, part: str) -> Iterator[None]:
-    """Name the part that cannot be loaded, in one line."""
-    try:
-        yield
-    except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError, JSONDecodeError, ...
-        reason = str(error).partition("\n")[0].strip() or type(error).__name__
-        raise ModelUnavailable(f"{folder}: cannot load its {part}: {reason}") from error
 
 
 def check_layout(folder: Path, parts: Mapping[str, str], optional: tuple[str, ...] = ()) -> dict[str, Any]:

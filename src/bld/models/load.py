@@ -1,4 +1,4 @@
-"""From a model's name to a model: the bundled one, a folder, or a repository of the hub."""
+"""From a model's name to a model: the bundled one, a folder, a single file, or a repository of the hub."""
 
 import importlib
 from collections.abc import Sequence
@@ -10,11 +10,15 @@ import torch
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import LatentModel
 from bld.models.known import KNOWN, known
-from bld.models.weights import check_memory, check_whole
+from bld.models.memory import check_memory, enough_memory
+from bld.models.weights import check_whole
 from bld.options import DType, LoadOptions
 
 BUNDLED = Path(__file__).parent
 BUNDLED_NAMES = ("mini",)
+
+# Files of a hub repository that tell how a model is built, and its tokenizers: all that a single file lacks.
+CONFIGURATION = ("*.json", "*.txt", "*.model")
 
 # Which family loads the folder of a diffusers pipeline.
 FAMILIES = {
@@ -29,8 +33,9 @@ FAMILIES = {
 }
 
 
+@enough_memory()
 def load_model(name: str, options: LoadOptions | None = None, **changes: Any) -> LatentModel:
-    """Load a model by alias ("mini", "sdxl"), by path of a diffusers folder, or by hub id ("owner/name").
+    """Load a model by alias ("mini", "sdxl"), path of a diffusers folder or a single file, or hub id.
 
     Options come as a `LoadOptions` or one by one (device="cpu", ...). device: "auto" (a GPU if there is
     one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32 on a CPU and elsewhere the half precision
@@ -38,22 +43,48 @@ def load_model(name: str, options: LoadOptions | None = None, **changes: Any) ->
     """
     from bld.models.adapt import adapt
     from bld.models.family import read_index
+    from bld.models.single import SingleFile
 
     options = options or LoadOptions(**changes)
     where = pick_device(options.device)
     precision = pick_dtype(options.dtype, where)
-    folder = find(name, pickles=options.allow_pickle)
+    if options.offload and where.type == "cpu":
+        raise InvalidInput("--offload spares the memory of a GPU, and this runs on the CPU: leave it out")
+    rests = torch.device("cpu") if options.offload else where
+    single = None
+    if is_single(name):
+        single = SingleFile(Path(name).expanduser(), precision, rests, pickles=options.allow_pickle)
+        folder = find(options.config or single.config, CONFIGURATION)
+    elif options.config:
+        raise InvalidInput(f"--config {options.config}: for a model in a single file, and {name} is none")
+    else:
+        folder = find(name, pickles=options.allow_pickle)
     family = family_of(folder, read_index(folder)["_class_name"])
     if options.dtype == "auto" and where.type != "cpu":
         precision = family.half
-    check_memory(folder, family.parts, precision, where)
-    model = family(folder, name=name, device=where, dtype=precision, pickles=options.allow_pickle)
+    if not single:
+        files = [file for part in family.parts for file in (folder / part).glob("*.safetensors")]
+        check_memory(folder, files, precision, rests)
+    model = family(
+        folder,
+        name=name,
+        device=where,
+        rests=rests,
+        dtype=precision,
+        pickles=options.allow_pickle,
+        single=single,
+    )
     facts = known(name)
     if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell
         model.steps, model.guidance_scale = facts.steps, facts.guidance_scale
     adapt(model, options)
     loaded: LatentModel = model
     return loaded
+
+
+def is_single(name: str) -> bool:
+    """Whether a model's name is that of a single file."""
+    return name not in BUNDLED_NAMES and Path(name).expanduser().is_file()
 
 
 def family_of(folder: Path, pipeline: str) -> Any:
@@ -82,11 +113,11 @@ def find(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path
     if known(name):
         return fetch(name, files, pickles=pickles)
     if path.exists():
-        raise ModelUnavailable(f"model {name}: a file; give the folder of a diffusers model")
+        raise ModelUnavailable(f"{name}: a file; give a diffusers folder or a hub id")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelUnavailable(
             f"unknown model {name}: give an alias ({', '.join(model.alias for model in KNOWN)}), "
-            "the folder of a diffusers model, or a hub id such as owner/name"
+            "the folder of a diffusers model, a single .safetensors file, or a hub id such as owner/name"
         )
     return fetch(name, files, pickles=pickles)
 
@@ -94,8 +125,8 @@ def find(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path
 def fetch(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Path:
     """Download a pipeline by alias or hub id: its index, and then the parts that its family takes.
 
-    files: what to download instead, if it is no pipeline. What the cache has is not downloaded again, and
-    a download that broke off goes on. Raises ModelUnavailable with what to do about it.
+    files: what to download instead, if it is no pipeline. Files that the cache has are not downloaded again.
+    Raises ModelUnavailable with what to do about it.
     """
     from bld.models.family import read_index
 
@@ -145,7 +176,12 @@ def _download(id: str, files: Sequence[str], *, pickles: bool = False) -> Path:
         raise ModelUnavailable(
             f"model {id}: no folder of that name, not in the cache ({constants.HF_HUB_CACHE}), and the hub "
             f"does not answer ({type(error).__name__}): check the name and HF_HUB_OFFLINE; where there is a "
-            f"network, run: bld models fetch {id}"
+            f"network, run: bld models fetch {id}{' --config-only' * (tuple(files) == CONFIGURATION)}"
+        ) from error
+    except Exception as error:  # of the HTTP library, which goes by the hub's version
+        raise ModelUnavailable(
+            f"model {id}: the download broke off ({type(error).__name__}): run it again; files that are "
+            "whole are not downloaded again"
         ) from error
 
 

@@ -1,14 +1,10 @@
-"""What the safetensors files of a model say of themselves: if they are whole, which they are, how large."""
+"""What the files of a model say of themselves: if they are whole, and which they are."""
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bld.errors import ModelUnavailable
 
@@ -45,13 +41,18 @@ def check_whole(file: Path) -> None:
 
 
 def fingerprint(folder: Path, parts: Sequence[str] = (".",)) -> str:
-    """A short name for the weights: sha256 over the name, the size and 64 samples of each of their files.
+    """A short name for the weights of a folder."""
+    kinds = {part: "*.bin" if is_pickled(folder / part) else "*.safetensors" for part in parts}
+    return sampled(folder, [file for part, kind in kinds.items() for file in (folder / part).glob(kind)])
+
+
+def sampled(folder: Path, files: Iterable[Path]) -> str:
+    """A short name for files in a folder: sha256 over the name, the size and 64 samples of each.
 
     Samples, because reading gigabytes would take longer than loading them; training moves them all.
     """
     total = hashlib.sha256()
-    kinds = {part: "*.bin" if is_pickled(folder / part) else "*.safetensors" for part in parts}
-    for file in sorted(file for part, kind in kinds.items() for file in (folder / part).glob(kind)):
+    for file in sorted(files):
         size = file.stat().st_size
         total.update(f"{file.relative_to(folder)} {size}".encode())
         with file.open("rb") as content:
@@ -59,34 +60,3 @@ def fingerprint(folder: Path, parts: Sequence[str] = (".",)) -> str:
                 content.seek(size * i // 64)
                 total.update(content.read(1 << 14))
     return total.hexdigest()[:12]
-
-
-def check_memory(folder: Path, parts: Iterable[str], dtype: torch.dtype, device: torch.device) -> None:
-    """Raise ModelUnavailable if the weights alone do not fit into what memory is free."""
-    weights = 0
-    for file in (file for part in parts for file in (folder / part).glob("*.safetensors")):
-        with suppress(ModelUnavailable):  # the loader names the part
-            weights += sum(math.prod(tensor["shape"]) for tensor in header(file)[0].values())
-    need, free = weights * dtype.itemsize, free_memory(device)
-    if free is not None and need > free:
-        half = "" if dtype.itemsize < 4 else ", --dtype bfloat16 takes half of it"
-        raise ModelUnavailable(
-            f"{folder}: its weights take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on {device}"
-            f"{half}; close other programs or choose a smaller model (bld models has their sizes)"
-        )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that may still be taken on a device; None where nobody says."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo, limits = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if device.type != "cpu" or not meminfo.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    try:  # a container may have less
-        most, taken = (int((limits / name).read_text()) for name in ("memory.max", "memory.current"))
-        return min(free, most - taken)
-    except (OSError, ValueError):  # no limit
-        return free
