@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bld.apps import evaluate, models
+from bld.apps.studio import command as studio
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(evaluate.app)
 app.add_typer(models.app)
+app.add_typer(studio.app)
 
 
 def _version(wanted: bool) -> None:
