@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 
 from bld.apps import evaluate, models
-from bld.apps.studio import command as studio
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -25,6 +24,7 @@ from bld.apps.flags import (
     refuse_unreadable,
     with_edit_options,
 )
+from bld.apps.studio import command as studio
 from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
 from bld.options import EditOptions, LoadOptions, preset
 

@@ -25,7 +25,7 @@ Bytes = npt.NDArray[np.uint8]
 LONGEST = 1536  # px: browsers get slow beyond it, and a brush is no finer than that
 DISC = 7  # px, largest radius of a step of growing
 HALF = 128  # an edited pixel, as `masks.binarise` has it
-TINT = (255, 45, 120)  # what a mask is shown in: canvas.js has the same
+TINT = (255, 45, 120)  # what a mask is shown in: layers.js has the same
 URL = "data:image/png;base64,"
 
 
@@ -175,5 +175,8 @@ def scribbled(photograph: Photograph, mask: Bytes, colours: Bytes | None) -> Pho
     pixels = photograph.pixels.copy()
     pixels[box][painted[box]] = from_srgb(mixed, photograph.icc_profile, pixels.dtype)[painted[box]]
     return Photograph(
-        pixels, photograph.alpha, photograph.icc_profile, (*photograph.notes, "a scribble was painted into it")
+        pixels,
+        photograph.alpha,
+        photograph.icc_profile,
+        (*photograph.notes, "a scribble was painted into it"),
     )

@@ -19,11 +19,10 @@ app = typer.Typer(name="studio", invoke_without_command=True)
 @functools.partial(with_edit_options, groups=("Limits",))
 def studio(
     *,
-    host: Annotated[
-        str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")
-    ] = LOCAL,
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")] = LOCAL,
     port: Annotated[
-        int | None, typer.Option(help="port to listen on (default: the first free one from 7860)", min=1, max=65535)
+        int | None,
+        typer.Option(help="port to listen on (default: the first free one from 7860)", min=1, max=65535),
     ] = None,
     auth: Annotated[
         list[str] | None,

@@ -1,5 +1,6 @@
 """One component per option of an edit, made from the option itself; and back from components to options."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
@@ -19,6 +20,7 @@ UPLOAD = ("mask_mode", "resize_mask")  # how a mask that is uploaded is read
 ELSEWHERE = {"invert_mask": "the button Invert", "max_pixels": "bld studio --max-pixels"}
 
 AUTO, ON, OFF = "auto", "on", "off"
+LABELS = {"shrink": "Shrinking mask", "reconstruct": "Background reconstruction"}  # the rest by their names
 SLIDERS = {"strength": 0.01}  # step; where a hand wants to try rather than to type
 DEFAULT = "default"
 
@@ -27,14 +29,18 @@ Options = dict[str, Any]
 
 def label(name: str) -> str:
     """An option's name for people."""
-    return name.replace("_", " ").capitalize()
+    return LABELS.get(name, name.replace("_", " ").capitalize())
 
 
 def component(name: str) -> Any:
     """The component of an option, with its default, range, choices and help text."""
     option = FIELDS[name]
     takes, default = get_args(option.type) or (option.type,), option.default
-    about = {"label": label(name), "info": option.metadata["help"], "elem_id": f"bld-{name.replace('_', '-')}"}
+    about = {
+        "label": label(name),
+        "info": option.metadata["help"],
+        "elem_id": f"bld-{name.replace('_', '-')}",
+    }
     low, high = option.metadata["low"], option.metadata["high"]
     if get_origin(option.type) is Literal:
         return gr.Dropdown(list(takes), value=default, filterable=False, **about)
@@ -42,31 +48,42 @@ def component(name: str) -> Any:
         if default is None:
             return gr.Radio([AUTO, ON, OFF], value=AUTO, **about)
         return gr.Checkbox(value=default, **about)
-    if takes[0] is str or name == "seed":  # a browser's numbers are too short for a seed
-        return gr.Textbox(value=default, placeholder=AUTO if default is None else "", max_lines=1, **about)
+    if takes[0] is str:
+        return gr.Textbox(value=default, max_lines=1, **about)
+    if default is None:  # as text: it may be empty, and a browser's numbers are too short for a seed
+        span = "" if name == "seed" else f", or {low:g} to {high:g}"
+        return gr.Textbox(value="", placeholder=AUTO + span, max_lines=1, **about)
     if name in SLIDERS:
         return gr.Slider(low, high, value=default, step=SLIDERS[name], **about)
-    return gr.Number(value=default, placeholder=AUTO, minimum=low, maximum=high, step=1, **about)
+    return gr.Number(value=default, minimum=low, maximum=high, step=1, **about)
 
 
 def value(name: str, given: Any) -> Any:
     """An option's value from what its component holds. Raises InvalidInput for what it cannot mean."""
     option = FIELDS[name]
     kind = (get_args(option.type) or (option.type,))[0]
-    empty = given is None or (isinstance(given, str) and not given.strip())
     if kind is bool:
         return {AUTO: None, ON: True, OFF: False}[given] if isinstance(given, str) else given
-    if empty and kind is not str:
+    if kind is not int and kind is not float:
+        return given or ""
+    if given is None or not str(given).strip():
         if option.default is not None:
             raise InvalidInput(f"{label(name)} is empty: give a number, such as {option.default}")
         return None
-    if name == "seed":
-        if not str(given).strip().isdecimal():
-            raise InvalidInput(f"Seed {given!r}: expected a whole number, or nothing")
-        return int(given)
-    if kind is int and float(given).is_integer():
-        return int(given)
-    return given or "" if kind is str else given
+    return _number(name, str(given).strip(), kind)
+
+
+def _number(name: str, text: str, kind: type) -> int | float:
+    """What was typed, to the last digit."""
+    for read in (int, float):
+        try:
+            found: int | float = read(text)
+        except ValueError:
+            continue
+        return int(found) if kind is int and math.isfinite(found) and found == int(found) else found
+    raise InvalidInput(
+        f"{label(name)} {text!r}: expected a {'whole ' if kind is int else ''}number, or nothing"
+    )
 
 
 def options(given: Mapping[str, Any], **changes: Any) -> EditOptions:

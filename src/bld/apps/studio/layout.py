@@ -13,6 +13,7 @@ from bld.apps.studio.edits import STAGES, Working
 from bld.apps.studio.visit import Visit
 
 HERE = Path(__file__).parent
+SCRIPTS = ("layers.js", "gestures.js", "exchange.js")  # together what the canvas does
 CSS = HERE / "studio.css"
 REACH = 512  # px, most that a mask is grown, shrunk or feathered at once
 WHOLE, CLOSE = "whole picture", "close up"
@@ -26,7 +27,12 @@ def style() -> dict[str, Any]:
     fonts = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
     theme = gr.themes.Base(
-        primary_hue="teal", neutral_hue="zinc", font=fonts, font_mono=mono, radius_size="md", spacing_size="sm"
+        primary_hue="teal",
+        neutral_hue="zinc",
+        font=fonts,
+        font_mono=mono,
+        radius_size="md",
+        spacing_size="sm",
     ).set(
         # gradio's own greys for help texts are too faint to read
         body_text_color_subdued="*neutral_500",
@@ -49,10 +55,10 @@ def page() -> tuple[Any, SimpleNamespace]:
         with gr.Row(equal_height=False, elem_id="bld-desk"):
             with gr.Column(scale=3, min_width=340):
                 _canvas(parts)
+                _session(parts)
             with gr.Column(scale=2, min_width=300):
                 _request(parts)
         _results(parts)
-        _history(parts)
         parts.delivery = gr.File(visible=False)
     return blocks, parts
 
@@ -61,12 +67,14 @@ def _canvas(parts: SimpleNamespace) -> None:
     parts.canvas = gr.HTML(
         value="",
         html_template=(HERE / "canvas.html").read_text(encoding="utf-8"),
-        js_on_load=(HERE / "canvas.js").read_text(encoding="utf-8"),
+        js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
         apply_default_css=False,
         elem_id="bld-canvas",
     )
     with gr.Row(elem_classes="bld-bar"):
-        parts.photo = gr.UploadButton("Open a photograph", file_types=["image"], size="sm", elem_id="bld-photo")
+        parts.photo = gr.UploadButton(
+            "Open a photograph", file_types=["image"], size="sm", elem_id="bld-photo"
+        )
         parts.invert = gr.Button("Invert mask", size="sm", elem_id="bld-invert")
         parts.grow = gr.Button("Grow", size="sm", elem_id="bld-grow")
         parts.shrink_mask = gr.Button("Shrink", size="sm", elem_id="bld-shrink-mask")
@@ -122,7 +130,7 @@ def _results(parts: SimpleNamespace) -> None:
                 parts.save = gr.Button("Download PNG", size="sm", elem_id="bld-save")
 
 
-def _history(parts: SimpleNamespace) -> None:
+def _session(parts: SimpleNamespace) -> None:
     with gr.Column(visible=False, elem_id="bld-session") as parts.session:
         parts.history = gr.Gallery(
             label="Session", columns=8, fit_columns=False, allow_preview=False, buttons=[],
@@ -153,7 +161,7 @@ def preview(url: str | None) -> str:
 
 
 def canvas_value(visit: Visit, *, picture: bool = False) -> str:
-    """What the canvas is given: the latest mask and, if it is to show another, the picture. See canvas.js."""
+    """What the canvas is given: the latest mask and, if it is to show another, the picture. See exchange.js."""
     photograph, mask = visit.open_session.photograph, visit.shown_mask()
     (height, width), (rows, columns) = photograph.size, mask.shape
     told = f"{width} × {height} px"

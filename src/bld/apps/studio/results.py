@@ -5,7 +5,6 @@ import os
 import zipfile
 from pathlib import Path
 
-
 from bld.apps.output import write
 from bld.apps.record import Inputs, record
 from bld.apps.studio.canvas import canvas_size, reduced
@@ -154,5 +153,3 @@ def session_zip(visit: Visit) -> str:
         for file, name in wanted:
             archive.write(file, name)
     return str(path)
-
-

@@ -1,13 +1,13 @@
 """Serving the studio: one page, one model, nothing from outside, nothing left behind."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bld.apps.studio.visit import GRACE, Visits
 from bld.editor import Editor
 from bld.errors import InvalidInput
 from bld.options import LoadOptions
@@ -27,11 +27,18 @@ class Address:
 
 @contextmanager
 def serve(
-    editor: Editor, address: Address, *, loading: LoadOptions, ranker: str, max_pixels: int
+    editor: Editor,
+    address: Address,
+    *,
+    loading: LoadOptions,
+    ranker: str,
+    max_pixels: int,
+    grace: float = GRACE,
 ) -> Iterator[str]:
     """Serve the studio while the block runs; yields its address.
 
-    Uploads and results lie in a folder of this process alone, which is removed at the end. Raises
+    Uploads and results lie in a folder of this process alone, which is removed at the end, and a visit's part of it `grace` seconds
+    after its page has gone. Raises
     InvalidInput if the port is taken.
     """
     folder = Path(tempfile.mkdtemp(prefix="bld-studio-"))
@@ -39,10 +46,10 @@ def serve(
         from bld.apps.studio.edits import Runner
         from bld.apps.studio.events import Studio
         from bld.apps.studio.layout import page, style
-        from bld.apps.studio.visit import Visits
         from bld.apps.studio.wiring import WAITING, wire
 
-        visits = Visits(folder / "visits")
+        visits = Visits(folder, grace)
+        visits.keep_swept()
         blocks, parts = page()
         with blocks:
             studio = Studio(
@@ -68,9 +75,8 @@ def serve(
         except OSError as error:
             raise InvalidInput(f"--port {address.port}: {error}; choose another") from error
         finally:
-            visits.close()
             blocks.close(verbose=False)
-            shutil.rmtree(folder, ignore_errors=True)
+            visits.close()
 
 
 @contextmanager

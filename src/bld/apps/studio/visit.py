@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,56 +141,68 @@ class Visit:
 
 
 class Visits:
-    """All visits, by the session that the browser says it is. folder: theirs, removed by `close`."""
+    """All visits, by the session that the browser says it is.
+
+    folder: where gradio puts what is uploaded, and a folder of visits. grace: see GRACE.
+    """
 
     def __init__(self, folder: Path, grace: float = GRACE) -> None:
         self.folder, self.grace = folder, grace
+        self._places = folder / "visits"
         self._visits: dict[str, Visit] = {}
-        self._leaving: dict[str, threading.Timer] = {}
+        self._left: dict[str, float] = {}  # when their page went
         self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def of(self, session: str | None) -> Visit:
         """The visit of a browser's session; a new one if it has none."""
         key = session or secrets.token_hex(16)
         with self._lock:
-            self._stay(key)
+            self._left.pop(key, None)
             if key not in self._visits:
-                folder = self.folder / secrets.token_hex(16)
-                folder.mkdir(mode=0o700, parents=True)
-                self._visits[key] = Visit(folder)
+                place = self._places / secrets.token_hex(16)
+                place.mkdir(mode=0o700, parents=True)
+                self._visits[key] = Visit(place)
             return self._visits[key]
 
     def leave(self, session: str | None) -> None:
         """A page has gone: stop its edit now, and remove the rest unless it comes back soon."""
         with self._lock:
-            if session not in self._visits:
-                return
-            self._visits[session].cancel()
-            self._stay(session)
-            timer = threading.Timer(self.grace, self._remove, [session])
-            timer.daemon = True
-            self._leaving[session] = timer
-            timer.start()
+            if session in self._visits:
+                self._visits[session].cancel()
+                self._left[session] = time.monotonic()
+
+    def sweep(self, now: float) -> None:
+        """Remove the visits that were left long ago, and uploads that no page came for."""
+        with self._lock:
+            gone = [key for key, left in self._left.items() if now - left >= self.grace]
+            places = [self._visits.pop(key).place for key in gone]
+            for key in gone:
+                del self._left[key]
+        stale = time.time() - GRACE
+        for path in self.folder.iterdir():
+            if path != self._places and path.stat().st_mtime < stale:
+                places.append(path)
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
+
+    def keep_swept(self) -> None:
+        """Sweep every now and then, until it is closed."""
+
+        def work() -> None:
+            while not self._closed.wait(min(60.0, self.grace)):
+                self.sweep(time.monotonic())
+
+        threading.Thread(target=work, daemon=True).start()
 
     def close(self) -> None:
         """Remove everything of everyone."""
+        self._closed.set()
         with self._lock:
-            for key in list(self._visits):
-                self._visits[key].cancel()
-                self._stay(key)
+            for visit in self._visits.values():
+                visit.cancel()
             self._visits.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _stay(self, key: str) -> None:
-        if timer := self._leaving.pop(key, None):
-            timer.cancel()
-
-    def _remove(self, key: str) -> None:
-        with self._lock:
-            self._leaving.pop(key, None)
-            visit = self._visits.pop(key, None)
-        if visit is not None:
-            shutil.rmtree(visit.place, ignore_errors=True)
 
 
 def file_stem(name: str) -> str:

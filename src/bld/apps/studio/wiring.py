@@ -29,7 +29,7 @@ def wire(page: Any, parts: SimpleNamespace, studio: Studio) -> None:
     _canvas(connect, parts, studio)
     for event in (parts.edit.click, parts.prompt.submit):
         asked = [parts.canvas, parts.prompt, *parts.options.values()]
-        line = connect(event, studio.ask, asked, js=PAINTED, queue=False)
+        line = connect(event, studio.ask, asked, js=PAINTED)
         made = connect(line.success, studio.edit, concurrency_id="model", concurrency_limit=1)
         made.success(None, None, None, js=TO_RESULTS)
     connect(parts.cancel.click, studio.cancel, queue=False)
