@@ -6,9 +6,13 @@ import json
 import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +30,7 @@ from bld.apps.record import command as again
 from bld.apps.record import read
 from bld.errors import Cancelled
 from bld.images import Photograph, open_photograph
+from bld.masks import Box
 from bld.options import FIELDS, MAX_SEED, PRESETS, LoadOptions, preset
 from tests.tiny import GatedModel, GaussianModel
 
@@ -170,10 +175,8 @@ def test_a_scribble_changes_nothing_but_what_it_covers_within_the_mask(dtype: ty
     assert painted.pixels.dtype == dtype
     np.testing.assert_array_equal(painted.pixels[~covered], before.pixels[~covered])
     np.testing.assert_array_equal(painted.alpha, before.alpha)
-    np.testing.assert_allclose(
-        painted.pixels[covered] / np.iinfo(dtype).max * 255, np.broadcast_to((200, 30, 40), (covered.sum(), 3)),
-        atol=0.5,
-    )  # fmt: skip
+    levels = painted.pixels[covered] / np.iinfo(dtype).max * 255
+    np.testing.assert_allclose(levels, np.broadcast_to((200, 30, 40), levels.shape), atol=0.5)
     assert "scribble" in painted.notes[-1]
 
 
@@ -392,9 +395,8 @@ def test_a_file_is_named_after_its_photograph_and_nothing_else(name: str, stem: 
 
 
 def job(**options: Any) -> Job:
-    picture = photograph()
-    return Job(0, picture, Editor(GaussianModel()).edit(picture, box(), "red", steps=1, candidates=1).crop.box,
-               box(), "a red wall", EditOptions(**{"candidates": 2, "steps": 6, "seed": 1, **options}))  # fmt: skip
+    asked = EditOptions(**{"candidates": 2, "steps": 6, "seed": 1, **options})
+    return Job(0, photograph(), Box(0, 10, 50, 50), box(), "a red wall", asked)
 
 
 def test_a_run_tells_how_far_it_is_shows_what_it_makes_and_ends_in_the_result() -> None:
@@ -562,6 +564,27 @@ def test_without_gradio_the_extra_is_named(
     monkeypatch.setattr(sys, "argv", ["bld", "studio"])
     assert cli.main() == 2
     assert "pip install 'blended-latent-diffusion[studio]'" in capsys.readouterr().err
+
+
+def test_it_serves_until_it_is_told_to_end_and_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    words = ["studio", "--model", str(model), "--port", str(free_port())]
+    command = [sys.executable, "-m", "bld.apps.cli", *words]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "BLD_STUDIO_AUTH": "ada:secret"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        address = next(line for line in process.stdout if "the studio is at" in line).split()[4]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{address}/config", timeout=30)
+        assert list(tmp_path.glob("bld-studio-*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+    assert not list(tmp_path.glob("bld-studio-*"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_help_is_light() -> None:

@@ -334,6 +334,25 @@ def test_progress_is_seen_and_cancel_frees_the_model(visit: Visit, photo: Path, 
     assert model.begun - before <= 3 + 1 + 50
 
 
+def test_who_gives_up_waiting_is_told_so_and_may_ask_again(
+    visit: Visit, photo: Path, model: GatedModel
+) -> None:
+    first, second = visit(), visit()
+    for page in (first, second):
+        open_photo(page, photo)
+        drag(page, (0.4, 0.4), (0.6, 0.6))
+        page.fill("#bld-prompt textarea", "a red wall")
+        page.click("#bld-edit")
+        status(page, "Denoising" if page is first else "Waiting")
+    second.click("#bld-cancel")
+    status(second, "Cancelled")
+    model.let()
+    status(first, "Done in")
+    second.wait_for_function("!document.querySelector('#bld-edit').disabled")
+    assert "Cancelled" in second.inner_text("#bld-status")
+    edited(second)
+
+
 def test_two_visitors_wait_for_one_another_and_never_meet(
     visit: Visit, photo: Path, model: GatedModel, tmp_path: Path
 ) -> None:
@@ -469,7 +488,9 @@ def test_it_fits_a_phone(visit: Visit, photo: Path, model: GatedModel, studio: s
         assert found["x"] + found["width"] <= PHONE["width"]
     is_dark = page.evaluate("document.body.classList.contains('dark')")
     assert is_dark == (theme == "dark")
-    shoot(page, f"phone-{theme}", docs=theme == "dark", full_page=True)
+    shoot(page, f"phone-{theme}-all", full_page=True)
+    page.evaluate("window.scrollTo(0, 0)")
+    shoot(page, f"phone-{theme}", docs=theme == "dark")
 
 
 def test_a_large_photograph_is_edited_at_its_own_size(
@@ -482,7 +503,7 @@ def test_a_large_photograph_is_edited_at_its_own_size(
     Image.fromarray(pixels).save(large, compress_level=1)
     page = visit()
     open_photo(page, large)
-    assert "3200 × 2400 px, painted on at 1536 × 1152" in page.inner_text(".bld-hint")
+    assert "3200 x 2400 px, painted on at 1536 x 1152" in page.inner_text(".bld-hint")
     drag(page, (0.4, 0.4), (0.5, 0.5))
     page.fill("#bld-candidates input", "1")
     edited(page)

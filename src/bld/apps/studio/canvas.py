@@ -1,7 +1,7 @@
 """The canvas: what the browser is given to paint on, and the mask and colours that come back.
 
-A mask here is h w, uint8, 255 = edit. A photograph is painted on at its own size, or, where its longer side is
-beyond LONGEST, on a smaller copy; the mask always has the photograph's size.
+A mask here is h w, uint8, 255 = edit. A photograph is painted on at its own size, or, where its longer side
+is beyond LONGEST, on a smaller copy; the mask always has the photograph's size.
 """
 
 import base64
@@ -174,9 +174,5 @@ def scribbled(photograph: Photograph, mask: Bytes, colours: Bytes | None) -> Pho
     mixed = np.clip(layer[box][..., :3] + under * (1 - opacity), 0, 1).astype(np.float32)
     pixels = photograph.pixels.copy()
     pixels[box][painted[box]] = from_srgb(mixed, photograph.icc_profile, pixels.dtype)[painted[box]]
-    return Photograph(
-        pixels,
-        photograph.alpha,
-        photograph.icc_profile,
-        (*photograph.notes, "a scribble was painted into it"),
-    )
+    notes = (*photograph.notes, "a scribble was painted into it")
+    return Photograph(pixels, photograph.alpha, photograph.icc_profile, notes)

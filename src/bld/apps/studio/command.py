@@ -30,7 +30,8 @@ def studio(
             metavar="USER:PASSWORD",
             envvar="BLD_STUDIO_AUTH",
             show_envvar=True,
-            help="who may come in; may be given several times. Others see a command line: better in the variable",
+            help="who may come in; may be given several times (in the variable: with spaces between). Other "
+            "users of the machine can read a command line, but not the variable",
         ),
     ] = None,
     max_upload_mb: Annotated[int, typer.Option(help="largest file to take, in MB", min=1)] = UPLOAD_MB,
@@ -76,7 +77,9 @@ def credentials(given: str) -> tuple[str, str]:
 
 
 def wait() -> None:
-    """Until the program is interrupted."""
+    """Until the program is interrupted, or asked to end, which is the same: both clean up."""
+    import signal
     import threading
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Event().wait()

@@ -123,6 +123,7 @@ class Studio:
         visit, parts = self.visits.of(request.session_hash), self.parts
         job, preview = visit.job, None
         if job is None or job.cancelled.is_set():
+            yield {}  # nothing at all would empty the page
             return
         try:
             for update in self.runner.run(job):
@@ -136,7 +137,7 @@ class Studio:
                     shown[parts.preview] = layout.preview(preview)
                 yield shown
         except Cancelled:
-            pass  # `cancel` has said so
+            yield {}  # `cancel` has said so
         except Exception:
             yield {parts.status: "", parts.preview: "", **self._running(False)}
             raise

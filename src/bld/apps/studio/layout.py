@@ -151,7 +151,7 @@ def status(working: Working | str) -> str:
     left = "" if working.seconds_left is None else f", about {working.seconds_left:.0f} s left"
     return (
         f"<p role='status'>{html.escape(stage + count + left)}</p>"
-        f"<progress value='{working.done}' max='{working.total}' aria-label='{html.escape(stage)}'></progress>"
+        f"<progress value='{working.done}' max='{working.total}' aria-label='Progress'></progress>"
     )
 
 
@@ -161,12 +161,12 @@ def preview(url: str | None) -> str:
 
 
 def canvas_value(visit: Visit, *, picture: bool = False) -> str:
-    """What the canvas is given: the latest mask and, if it is to show another, the picture. See exchange.js."""
+    """What the canvas is given: the latest mask, and the picture if it is another one. See exchange.js."""
     photograph, mask = visit.open_session.photograph, visit.shown_mask()
     (height, width), (rows, columns) = photograph.size, mask.shape
-    told = f"{width} × {height} px"
+    told = f"{width} x {height} px"
     if (rows, columns) != photograph.size:
-        told += f", painted on at {columns} × {rows} and scaled up"
+        told += f", painted on at {columns} x {rows} and scaled up"
     return json.dumps(
         {
             "base": visit.sent,

@@ -37,9 +37,8 @@ def serve(
 ) -> Iterator[str]:
     """Serve the studio while the block runs; yields its address.
 
-    Uploads and results lie in a folder of this process alone, which is removed at the end, and a visit's part of it `grace` seconds
-    after its page has gone. Raises
-    InvalidInput if the port is taken.
+    Uploads and results lie in a folder of this process alone, which is removed at the end, and a visit's
+    part of it `grace` seconds after its page has gone. Raises InvalidInput if the port is taken.
     """
     folder = Path(tempfile.mkdtemp(prefix="bld-studio-"))
     with _environment({**SETTINGS, "GRADIO_TEMP_DIR": str(folder)}):

@@ -10,7 +10,10 @@ from bld.apps.studio.events import Studio, told
 WAITING = 16  # requests of all visitors that may wait for the model
 
 PAINTED = "(...given) => [window.bldCanvas.painting(), ...given.slice(1)]"
-TO_RESULTS = "() => document.querySelector('#bld-results')?.scrollIntoView({block: 'nearest'})"
+TO_RESULTS = """() => {
+  if (document.querySelector("#bld-status").innerText.startsWith("Done"))
+    document.querySelector("#bld-results").scrollIntoView({ block: "nearest" });
+}"""
 DELIVERED = """(file) => {
   if (!file) return;
   const link = document.createElement("a");
