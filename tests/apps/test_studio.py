@@ -507,6 +507,8 @@ def test_the_zip_is_a_session_and_its_edits_can_be_run_again(
     monkeypatch.chdir(tmp_path / "home")
     for number in ("01", "02"):
         facts = read(Path(f"edits/{number}/candidates/01.png"))
+        assert facts["request"]["image"] == f"edits/{number}/image.png"
+        assert facts["request"]["mask"] == f"edits/{number}/mask.png"
         monkeypatch.setattr(sys, "argv", ["bld", "info", f"edits/{number}/result.png"])
         assert cli.main() == 0
         out = capsys.readouterr().out
