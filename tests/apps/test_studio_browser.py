@@ -96,6 +96,8 @@ def visit(browser: Any, studio: str, model: GatedModel) -> Iterator[Visit]:
     yield opened
     model.let()
     for context in contexts:
+        for page in context.pages:
+            wrong.extend(page.locator(".toast-body.error").all_inner_texts())
         context.close()
     assert not wrong
 

@@ -12,7 +12,7 @@ import gradio as gr
 
 from bld.apps.studio import canvas, controls, layout, results
 from bld.apps.studio.edits import Runner, Working
-from bld.apps.studio.visit import Visit, Visits, file_stem
+from bld.apps.studio.visit import Edit, Visit, Visits, file_stem
 from bld.errors import BldError, Cancelled, InvalidInput
 from bld.images import open_photograph, read_mask, resize_mask
 from bld.masks import check_same_size
@@ -28,7 +28,7 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
 
     def line(cause: BldError) -> Any:
         text = html.escape(controls.in_words(str(cause)))
-        return gr.Error(text, title="", duration=12, print_exception=False)
+        return gr.Error(text, title="Cannot do that", duration=12, print_exception=False)
 
     @functools.wraps(handler)
     def call(*given: Any) -> Any:
@@ -114,7 +114,7 @@ class Studio:
         options = controls.options(held, max_pixels=self.max_pixels)
         visit.job = visit.ask(self.runner.editor.model, painting(visit, sent), prompt, options)
         if visit.job.source is not visit.open_session.photograph and options.strength == 1:
-            gr.Info("At strength 1 the model does not see the scribble: try 0.4 to 0.8.", title="")
+            gr.Info("At strength 1 the model does not see the scribble: try 0.4 to 0.8.", title="Strength")
         waiting = layout.status("Waiting for the model")
         return {self.parts.status: waiting, self.parts.preview: "", **self._running(True)}
 
@@ -123,7 +123,7 @@ class Studio:
         visit, parts = self.visits.of(request.session_hash), self.parts
         job, preview = visit.job, None
         if job is None or job.cancelled.is_set():
-            yield {}  # nothing at all would empty the page
+            yield self._as_it_is()
             return
         try:
             for update in self.runner.run(job):
@@ -137,7 +137,7 @@ class Studio:
                     shown[parts.preview] = layout.preview(preview)
                 yield shown
         except Cancelled:
-            yield {}  # `cancel` has said so
+            yield self._as_it_is()  # `cancel` has said so
         except Exception:
             yield {parts.status: "", parts.preview: "", **self._running(False)}
             raise
@@ -182,7 +182,7 @@ class Studio:
     def go_to(self, chosen: gr.SelectData, request: gr.Request) -> Shown:
         visit = self.visits.of(request.session_hash)
         if chosen.index == visit.open_session.current:
-            return {}
+            return self._as_it_is()
         return self._moved(visit, lambda visit: visit.open_session.go_to(chosen.index))
 
     def save_session(self, request: gr.Request) -> Shown:
@@ -192,6 +192,10 @@ class Studio:
         self.visits.leave(request.session_hash)
 
     # --- what is shown after it ---
+
+    def _as_it_is(self) -> Shown:
+        """Nothing changes. An empty answer would empty the page."""
+        return {self.parts.status: gr.skip()}
 
     def _moved(self, visit: Visit, move: Callable[[Visit], Any]) -> Shown:
         move(visit)
@@ -216,7 +220,7 @@ class Studio:
             self.parts.cancel: gr.Button(interactive=running),
         }
 
-    def _made(self, visit: Visit, edit: results.Edit) -> Shown:
+    def _made(self, visit: Visit, edit: Edit) -> Shown:
         result = edit.result
         said = f"Done in {sum(result.seconds.values()):.1f} s, seed {result.options.seed}."
         return {
