@@ -36,7 +36,7 @@ from tests.tiny import GatedModel, GaussianModel
 
 gr = pytest.importorskip("gradio", reason="the studio needs the extra [studio]")
 
-from bld.apps.studio import canvas, controls, layout, results  # noqa: E402
+from bld.apps.studio import canvas, controls, events, layout, results  # noqa: E402
 from bld.apps.studio.canvas import Painting  # noqa: E402
 from bld.apps.studio.edits import Runner, Working  # noqa: E402
 from bld.apps.studio.events import told  # noqa: E402
@@ -291,6 +291,18 @@ def test_a_message_is_escaped_for_it_may_quote_a_visitor() -> None:
     assert "&lt;img" in error.value.message
 
 
+def test_what_nobody_expected_is_told_too_and_the_terminal_says_where(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def handler() -> None:
+        raise MemoryError("<b>")
+
+    with pytest.raises(gr.Error) as error:
+        told(handler)()
+    assert "MemoryError" in error.value.message
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_what_the_page_says_of_an_edit_is_escaped() -> None:
     visit, editor = begun(Path("unused")), Editor(GaussianModel())
     result = editor.edit(visit.open_session.photograph, box(), "<b>red</b>", candidates=1, steps=2, seed=0)
@@ -451,6 +463,31 @@ def test_how_far_an_edit_is_in_words() -> None:
     assert "step 3 of 20, about 8 s left" in said
     assert "max='20'" in said
     assert "left" not in layout.status(Working("decode", 0, 1))
+
+
+def test_so_many_may_wait_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "WAITING", 2)
+    parts = SimpleNamespace(
+        **{name: gr.Button() for name in ("status", "preview", "edit", "cancel")},
+        options={name: controls.component(name) for name in (*controls.MAIN, *controls.ADVANCED)},
+    )
+    visits, held = Visits(tmp_path), [part.value for part in parts.options.values()]
+    runner = Runner(Editor(GaussianModel()))
+    studio = events.Studio(runner, visits, parts, loading=LoadOptions(), ranker="none", max_pixels=10**6)
+
+    def ask(who: str) -> Any:
+        visit = visits.of(who)
+        if visit.session is None:
+            visit.start(photograph(), "p")
+        return studio.ask(SimpleNamespace(session_hash=who), sent(box()), "a red wall", *held)
+
+    ask("a"), ask("b")
+    with pytest.raises(InvalidInput, match="your last edit is still running"):
+        ask("a")
+    with pytest.raises(InvalidInput, match="2 edits are waiting already"):
+        ask("c")
+    visits.of("a").cancel()
+    ask("c")
 
 
 # --- results, and the command line on them ---

@@ -3,6 +3,7 @@
 import functools
 import html
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,15 +19,22 @@ from bld.images import open_photograph, read_mask, resize_mask
 from bld.masks import check_same_size
 from bld.options import LoadOptions
 
+WAITING = 16  # edits of all visitors that are asked for at a time
 PROMPT_LIMIT = 4000  # characters: no model reads as many, and a message would quote them
 
 Shown = dict[Any, Any]  # components, and what they show from now on
 
 
 def told(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """What the package raises on purpose becomes one line on the page, escaped: it may quote a visitor."""
+    """What a handler raises becomes one line on the page, escaped: it may quote a visitor.
 
-    def line(cause: BldError) -> Any:
+    What the package did not raise on purpose goes to the terminal too, with its traceback.
+    """
+
+    def line(cause: Exception) -> Any:
+        if not isinstance(cause, BldError):
+            traceback.print_exception(cause)
+            cause = BldError(f"that went wrong ({type(cause).__name__}): the studio's terminal says where")
         text = html.escape(controls.in_words(str(cause)))
         return gr.Error(text, title="Cannot do that", duration=12, print_exception=False)
 
@@ -34,14 +42,14 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     def call(*given: Any) -> Any:
         try:
             return handler(*given)
-        except BldError as cause:
+        except Exception as cause:
             raise line(cause) from cause
 
     @functools.wraps(handler)
     def steps(*given: Any) -> Iterator[Any]:
         try:
             yield from handler(*given)
-        except BldError as cause:
+        except Exception as cause:
             raise line(cause) from cause
 
     return steps if inspect.isgeneratorfunction(handler) else call
@@ -112,7 +120,10 @@ class Studio:
             raise InvalidInput(f"the prompt has {len(prompt)} characters; give {PROMPT_LIMIT} at most")
         held = dict(zip(self.parts.options, values, strict=True))
         options = controls.options(held, max_pixels=self.max_pixels)
-        visit.job = visit.ask(self.runner.editor.model, painting(visit, sent), prompt, options)
+        job = visit.ask(self.runner.editor.model, painting(visit, sent), prompt, options)
+        if self.visits.jobs() >= WAITING:
+            raise InvalidInput(f"{WAITING} edits are waiting already: try again in a while")
+        visit.job = job
         if visit.job.source is not visit.open_session.photograph and options.strength == 1:
             gr.Info("At strength 1 the model does not see the scribble: try 0.4 to 0.8.", title="Strength")
         waiting = layout.status("Waiting for the model")

@@ -12,6 +12,7 @@ from bld.editor import Editor
 from bld.errors import InvalidInput
 from bld.options import LoadOptions
 
+REQUESTS = 256  # of all visitors that may wait: edits have a limit of their own
 SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -45,7 +46,7 @@ def serve(
         from bld.apps.studio.edits import Runner
         from bld.apps.studio.events import Studio
         from bld.apps.studio.layout import page, style
-        from bld.apps.studio.wiring import WAITING, wire
+        from bld.apps.studio.wiring import wire
 
         visits = Visits(folder, grace)
         visits.keep_swept()
@@ -56,7 +57,7 @@ def serve(
             )
             wire(blocks, parts, studio)
         try:
-            _, url, _ = blocks.queue(max_size=WAITING).launch(
+            _, url, _ = blocks.queue(max_size=REQUESTS).launch(
                 server_name=address.host,
                 server_port=address.port,
                 auth=list(address.users) or None,

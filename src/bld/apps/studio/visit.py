@@ -165,6 +165,11 @@ class Visits:
                 self._visits[key] = Visit(place)
             return self._visits[key]
 
+    def jobs(self) -> int:
+        """How many edits are asked for, or running."""
+        with self._lock:
+            return sum(visit.job is not None for visit in self._visits.values())
+
     def leave(self, session: str | None) -> None:
         """A page has gone: stop its edit now, and remove the rest unless it comes back soon."""
         with self._lock:

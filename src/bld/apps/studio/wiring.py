@@ -7,8 +7,6 @@ from typing import Any
 from bld.apps.studio import canvas, controls
 from bld.apps.studio.events import Studio, told
 
-WAITING = 16  # requests of all visitors that may wait for the model
-
 PAINTED = "(...given) => [window.bldCanvas.painting(), ...given.slice(1)]"
 TO_RESULTS = """() => {
   if (document.querySelector("#bld-status").innerText.startsWith("Done"))
