@@ -4,6 +4,7 @@ denoiser is exact, for tests that need to know the right answer."""
 import json
 import math
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -239,5 +240,31 @@ class GaussianModel:
         def denoise(z: torch.Tensor) -> torch.Tensor:
             self.calls += 1
             return step.denoise(z)
+
+        return Step(step.level_in, step.level_out, denoise)
+
+
+class GatedModel(GaussianModel):
+    """A GaussianModel that waits before each denoising step until it is let through: `let(3)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self._gate = threading.Semaphore(0)
+
+    def let(self, steps: int = 10**6) -> None:
+        self._gate.release(steps)
+
+    def hold(self) -> None:
+        """From now on nothing gets through."""
+        self._gate = threading.Semaphore(0)
+
+    def _counted(self, step: Step) -> Step:
+        counted = super()._counted(step)
+
+        def denoise(z: torch.Tensor) -> torch.Tensor:
+            self.begun += 1
+            assert self._gate.acquire(timeout=60)
+            return counted.denoise(z)
 
         return Step(step.level_in, step.level_out, denoise)

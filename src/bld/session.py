@@ -52,6 +52,14 @@ class Session:
         """The picture as it is now."""
         return self.revisions[self.current].photograph
 
+    @property
+    def can_undo(self) -> bool:
+        return self.revisions[self.current].parent is not None
+
+    @property
+    def can_redo(self) -> bool:
+        return self.current in self._latest
+
     def edit(
         self, editor: Editor, mask: Source, prompt: str, *, choose: int = 0, **options: Any
     ) -> EditResult:
@@ -65,12 +73,13 @@ class Session:
         self.add(result, choose=choose)
         return result
 
-    def add(self, result: EditResult, *, choose: int = 0) -> int:
+    def add(self, result: EditResult, *, choose: int = 0, scribble: Photograph | None = None) -> int:
         """Go on with a candidate of an edit of the current picture; returns the new revision's number.
 
+        scribble: the current picture with colours painted into it, within the mask, if that was edited.
         Raises InvalidInput for a result of another picture, or a candidate that it does not have.
         """
-        if result.photograph is not self.photograph:
+        if result.photograph is not (scribble or self.photograph):
             raise InvalidInput("the result is not an edit of the session's current picture: edit that one")
         _check_choice(choose, len(result.candidates))
         chosen = result.candidates[choose]
@@ -81,6 +90,7 @@ class Session:
             "candidate": choose,
             "seed": chosen.seed,
             "options": dataclasses.asdict(result.options),
+            **({"scribble": True} if scribble else {}),
         }
         self.revisions.append(Revision(chosen.photograph, self.current, made))
         return self.go_to(len(self.revisions) - 1)

@@ -1,5 +1,6 @@
 """Sessions: ten edits leave what no mask covered, and a saved session is the session."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,6 +187,27 @@ def test_another_photographs_session_is_told_by_its_pixels(editor: Editor, tmp_p
     Image.open(tmp_path / "000.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "000.png")
     with pytest.raises(InvalidInput, match=r"000.png is another picture"):
         Session.load(tmp_path)
+
+
+def test_an_edit_of_a_scribble_follows_the_picture_that_it_was_painted_into(
+    editor: Editor, tmp_path: Path
+) -> None:
+    session = Session(photograph())
+    assert not session.can_undo
+    painted = dataclasses.replace(session.photograph, pixels=session.photograph.pixels.copy())
+    painted.pixels[4:20, 4:20] = 7
+    result = editor.edit(painted, box(4, 4), "red", candidates=1, seed=0, steps=2, strength=0.5)
+    with pytest.raises(InvalidInput, match="not an edit of the session's current picture"):
+        session.add(result)
+    session.add(result, scribble=painted)
+    assert session.revisions[1].made["scribble"] is True
+    assert session.can_undo
+    assert not session.can_redo
+    session.undo()
+    assert session.photograph is not painted
+    assert session.can_redo
+    session.save(tmp_path)
+    assert Session.load(tmp_path).revisions[1].made == session.revisions[1].made
 
 
 def test_a_candidate_that_will_not_be_is_refused_before_the_edit() -> None:

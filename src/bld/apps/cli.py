@@ -25,6 +25,7 @@ from bld.apps.flags import (
     with_edit_options,
 )
 from bld.apps.server import command as server
+from bld.apps.studio import command as studio
 from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
 from bld.options import EditOptions, LoadOptions, preset
 
@@ -45,6 +46,7 @@ app.add_typer(evaluate.app)
 app.add_typer(models.app)
 app.add_typer(study.app)
 app.add_typer(server.app)
+app.add_typer(studio.app)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,1 @@
+"""`bld studio`: editing in the browser. Only `command` is light: the rest needs the extra [studio]."""
