@@ -615,6 +615,12 @@ def test_it_serves_until_it_is_told_to_end_and_leaves_nothing(model: Path, tmp_p
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{address}/config", timeout=30)
         assert list(tmp_path.glob("bld-studio-*"))
+        port = address.rsplit(":", 1)[1]
+        taken = subprocess.run(
+            [*command[:-1], port], capture_output=True, text=True, env=environment, check=False
+        )
+        assert taken.returncode == 2
+        assert f"cannot listen on 127.0.0.1, port {port}" in taken.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130
     assert not list(tmp_path.glob("bld-studio-*"))

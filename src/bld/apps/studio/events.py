@@ -138,6 +138,8 @@ class Studio:
             return
         try:
             for update in self.runner.run(job):
+                if visit.job is not job:
+                    raise Cancelled("cancelled")  # after its last step
                 if not isinstance(update, Working):
                     edit = results.keep(visit, job, update, self.loading, self.ranker)
                     yield {**self._made(visit, edit), **self._running(False), parts.preview: ""}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bld.apps.studio.visit import GRACE, Visits
 from bld.editor import Editor
@@ -57,26 +58,35 @@ def serve(
             )
             wire(blocks, parts, studio)
         try:
-            _, url, _ = blocks.queue(max_size=REQUESTS).launch(
-                server_name=address.host,
-                server_port=address.port,
-                auth=list(address.users) or None,
-                max_file_size=address.max_upload_mb * 2**20,
-                prevent_thread_lock=True,
-                quiet=True,
-                share=False,
-                ssr_mode=False,
-                run_history=False,
-                enable_monitoring=False,
-                footer_links=[],
-                **style(),
-            )
-            yield url.rstrip("/")
-        except OSError as error:
-            raise InvalidInput(f"--port {address.port}: {error}; choose another") from error
+            yield _launched(blocks.queue(max_size=REQUESTS), address, style())
         finally:
             blocks.close(verbose=False)
             visits.close()
+
+
+def _launched(blocks: Any, address: Address, style: dict[str, Any]) -> str:
+    """Begin to listen; returns the address of the page."""
+    try:
+        _, url, _ = blocks.launch(
+            server_name=address.host,
+            server_port=address.port,
+            auth=list(address.users) or None,
+            max_file_size=address.max_upload_mb * 2**20,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,  # it would keep what visitors typed in their browser
+            enable_monitoring=False,
+            footer_links=[],
+            **style,
+        )
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot listen on {address.host}, port {address.port or '7860 and above'}; "
+            "choose another --host or --port"
+        ) from error
+    return str(url).rstrip("/")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -186,8 +187,9 @@ class Visits:
                 del self._left[key]
         stale = time.time() - GRACE
         for path in self.folder.iterdir():
-            if path != self._places and path.stat().st_mtime < stale:
-                places.append(path)
+            with suppress(FileNotFoundError):  # an upload that is being read goes while we look
+                if path != self._places and path.stat().st_mtime < stale:
+                    places.append(path)
         for place in places:
             shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
 
