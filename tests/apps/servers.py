@@ -20,8 +20,7 @@ from bld.apps.server.app import create_app, served
 from bld.apps.server.run import Server
 from bld.apps.server.service import Service
 from bld.apps.server.settings import Settings
-from bld.models.base import Step
-from tests.tiny import GaussianModel
+from tests.tiny import GatedModel
 
 Array = npt.NDArray[Any]
 PHOTO = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
@@ -50,28 +49,6 @@ class BrightestRed:
         return float(picture[..., 0].mean())
 
 
-class GatedModel(GaussianModel):
-    """A model whose steps wait for leave; with the gate open it is the exact model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.begun = threading.Semaphore(0)  # one for each step that has begun
-
-    def _counted(self, step: Step) -> Step:
-        counted = super()._counted(step)
-
-        def denoise(z: Any) -> Any:
-            self.begun.release()
-            assert self.gate.wait(DEADLINE), "the gate stayed shut"
-            return counted.denoise(z)
-
-        return Step(step.level_in, step.level_out, denoise)
-
-    def wait_for_step(self) -> None:
-        assert self.begun.acquire(timeout=DEADLINE), "no step has begun"
-
-
 class Running:
     """A server that runs in a thread, and clients of it."""
 
@@ -93,6 +70,10 @@ class Running:
         """A client for what the official one would not send."""
         return httpx2.Client(base_url=self.url, timeout=DEADLINE)
 
+    def wait_for_step(self) -> None:
+        """Return once a step has begun."""
+        until(lambda: self.model.begun)
+
     def idle(self) -> bool:
         return self.service.jobs.drained()
 
@@ -102,7 +83,7 @@ def running(open_gate: bool = True, **settings: Any) -> Iterator[Running]:
     """Serve a gated exact model as "gaussian", ranked by redness."""
     model = GatedModel()
     if open_gate:
-        model.gate.set()
+        model.let()
     app = create_app([{"gaussian": Editor(model, BrightestRed())}], Settings(**settings))
     service: Service = app.state.service
     config = uvicorn.Config(served(app), port=0, log_config=None, access_log=False)
@@ -116,7 +97,7 @@ def running(open_gate: bool = True, **settings: Any) -> Iterator[Running]:
         yield found
     finally:
         found.close_clients()
-        model.gate.set()
+        model.let()
         server.should_exit = True
         thread.join(DEADLINE)
         assert not thread.is_alive(), "the server did not stop"

@@ -284,7 +284,7 @@ def test_a_full_queue_refuses_and_says_when_to_ask_again() -> None:
         answers: list[Any] = []
         threads = [threading.Thread(target=lambda: answers.append(edit(server))) for _ in range(2)]
         threads[0].start()
-        server.model.wait_for_step()
+        server.wait_for_step()
         threads[1].start()
         until(lambda: server.service.jobs.waiting == 1)
         with pytest.raises(openai.RateLimitError) as caught:
@@ -295,7 +295,7 @@ def test_a_full_queue_refuses_and_says_when_to_ask_again() -> None:
         asked_again: list[Any] = []
         retry = threading.Thread(target=lambda: asked_again.append(edit(server, {"max_retries": 5})))
         retry.start()
-        server.model.gate.set()
+        server.model.let()
         for thread in (*threads, retry):
             thread.join(60)
         assert len(answers) == 2
@@ -309,10 +309,9 @@ def test_an_edit_that_takes_too_long_is_given_up() -> None:
         assert (caught.value.status_code, caught.value.code) == (504, "timeout")
         assert caught.value.response.headers["x-should-retry"] == "false"
         until(lambda: server.service.jobs.running == 1)
-        server.model.gate.set()
+        server.model.let()
         until(server.idle)
-        assert server.model.begun.acquire(timeout=1)
-        assert not server.model.begun.acquire(blocking=False), "one step had begun, and was the last"
+        assert server.model.begun == 1, "one step had begun, and was the last"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -320,27 +319,26 @@ def test_a_client_that_hangs_up_frees_the_model_within_a_step(stream: bool) -> N
     with running(open_gate=False) as server:
         with pytest.raises(openai.APITimeoutError):
             edit(server, {"timeout": 0.5}, stream=stream, extra_body={"seed": 0, "steps": 50})
-        server.model.wait_for_step()
+        server.wait_for_step()
         waiting = threading.Thread(target=lambda: edit(server, extra_body={"seed": 0, "steps": 1}))
         until(lambda: server.service.jobs.running == 1)
         waiting.start()
         until(lambda: server.service.jobs.waiting == 1)
-        server.model.gate.set()
+        server.model.let()
         waiting.join(20)
         until(server.idle)
-        assert server.model.begun.acquire(timeout=1)
-        assert not server.model.begun.acquire(blocking=False), "one step of each, none of the 49 others"
+        assert server.model.begun == 2, "one step of each, none of the 49 others"
 
 
 def test_a_request_that_waits_leaves_the_queue_with_its_client() -> None:
     with running(open_gate=False) as server:
         first = threading.Thread(target=lambda: edit(server))
         first.start()
-        server.model.wait_for_step()
+        server.wait_for_step()
         with pytest.raises(openai.APITimeoutError):
             edit(server, {"timeout": 0.3})
         until(lambda: server.service.jobs.waiting == 0)
-        server.model.gate.set()
+        server.model.let()
         first.join(20)
 
 
@@ -388,7 +386,7 @@ def test_shutting_down_refuses_what_is_new() -> None:
         answers: list[Any] = []
         accepted = threading.Thread(target=lambda: answers.append(edit(server, response_format="url")))
         accepted.start()
-        server.model.wait_for_step()
+        server.wait_for_step()
         server.server.handle_exit(15, None)
         until(lambda: server.service.jobs.closed)
         with server.http() as http:
@@ -397,7 +395,7 @@ def test_shutting_down_refuses_what_is_new() -> None:
         with pytest.raises(openai.InternalServerError) as caught:
             edit(server)
         assert (caught.value.status_code, caught.value.code) == (503, "shutting_down")
-        server.model.gate.set()
+        server.model.let()
         accepted.join(20)
         assert httpx2.get(answers[0].data[0].url).status_code == 200, "what was accepted is still fetched"
         until(lambda: server.server.should_exit)
