@@ -158,7 +158,7 @@ def page(suite: Suite, summaries: Sequence[Summary], settings: dict[str, Any], f
 STYLE = (
     "body{font:15px system-ui,sans-serif;margin:2em;color:#222;background:#fff}"
     "table{border-collapse:collapse}td,th{padding:.3em .7em;border-bottom:1px solid #ddd;text-align:right;"
-    "vertical-align:bottom}td:first-child,th:first-child{text-align:left}img{display:block}"
+    "vertical-align:top}td:first-child,th:first-child{text-align:left}img{display:block}"
     ".bar{display:flex;align-items:center;gap:.6em;margin:.3em 0}.bar span{width:14em}"
     "svg{background:#f3f3f3}"
 )
