@@ -6,7 +6,7 @@ it, nor with the ranker. Any image classifier of transformers can take its place
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
 from bld.models.load import find, pick_device
+from bld.models.networks import read_network
 from bld.models.weights import fingerprint, is_pickled
 
 FILES = ("*.json", "*.safetensors")  # of a hub repository
@@ -68,18 +69,12 @@ class _Network:
         if is_pickled(folder):
             raise ModelUnavailable(f"classifier {name}: its weights are pickled; give one with safetensors")
         try:
-            network: Any
-            network, found = AutoModelForImageClassification.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            made_up = [*found["missing_keys"], *found["mismatched_keys"]]
-            if made_up:  # transformers would go on with random numbers
-                raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
+            network = read_network(folder, AutoModelForImageClassification, torch.float32)
         except Exception as error:  # OSError, ValueError, SafetensorError, ...
             reason = str(error).partition("\n")[0].strip() or type(error).__name__
             raise ModelUnavailable(f"classifier {name}: not an image classifier ({reason})") from error
         self.name, self.revision, self.device = name, fingerprint(folder), device
-        self.network = network.to(device).eval().requires_grad_(False)
+        self.network = network.to(device)
         names = self.network.config.id2label
         self.labels = tuple(names[i] for i in range(len(names)))
 

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ import torch
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
 from bld.models.load import find, is_single, pick_device
-from bld.models.weights import fingerprint
+from bld.models.networks import read_network
+from bld.models.weights import fingerprint, is_pickled
 from bld.options import RankBy
 
 RANKER_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")  # of a hub repository
@@ -95,7 +96,7 @@ class CosineRanker:
 
     def __init__(self, folder: Path, *, name: str, device: torch.device) -> None:
         """Raises ModelUnavailable for a folder that is not such a model, whole and with its tokenizer."""
-        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        if is_pickled(folder):
             raise ModelUnavailable(f"ranker {name}: its weights are pickled; give one with safetensors")
         try:
             self.kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
@@ -114,14 +115,7 @@ class CosineRanker:
         import transformers
 
         model, tokenizer, processor = (getattr(transformers, kind) for kind in RANKERS[self.kind])
-        network: Any
-        network, found = model.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-        made_up = [*found["missing_keys"], *found["mismatched_keys"]]
-        if made_up:  # transformers would go on with random numbers
-            raise ValueError(f"its weights lack {len(made_up)} tensors, such as {made_up[0]}")
-        self.network = network.to(device).eval().requires_grad_(False)
+        self.network = read_network(folder, model, torch.float32).to(device)
         self.tokenizer = tokenizer.from_pretrained(folder)
         self.processor = processor.from_pretrained(folder)
 

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="browser tests need chromium: apt-get install chromium"
 )
 
+from bld.apps.flags import LOCAL
 from bld.apps.studio.canvas import read_painting  # noqa: E402
+from bld.apps.studio.command import UPLOAD_MB
 from bld.apps.studio.serving import Address, serve  # noqa: E402
 
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -47,7 +49,7 @@ def served(model: Any, **how: Any) -> Any:
     editor = model if isinstance(model, Editor) else Editor(model)
     with socket.socket() as probe:  # gradio's own search for a port leaves sockets open
         probe.bind(("127.0.0.1", 0))
-        address = Address("127.0.0.1", probe.getsockname()[1], **limits)
+        address = Address(LOCAL, probe.getsockname()[1], **{"max_upload_mb": UPLOAD_MB, **limits})
     return serve(editor, address, loading=LoadOptions(), ranker="auto", max_pixels=10**8, **how)
 
 

@@ -21,7 +21,6 @@ from bld.options import EditOptions, LoadOptions, check
 
 MINI = "mini"  # the suite that comes with the project
 REMOTE_BATCH = 10  # what an images/edits endpoint makes at most
-BACKGROUND = "background"  # the judge's class for nothing in particular
 
 
 class Contest:

@@ -11,6 +11,7 @@ import typer
 from bld.options import FIELDS, LOADING, EditOptions, LoadOptions, flag
 
 MODEL, AUTO = "mini", "auto"
+LOCAL = "127.0.0.1"  # where servers listen unless told otherwise
 
 # What every command that edits asks for.
 ImagePath = Annotated[Path, typer.Option("--image", "-i", help="the photograph")]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bld.apps.flags import LOCAL
 from bld.errors import InvalidInput, MissingExtra
 
 app = typer.Typer(
@@ -44,7 +45,7 @@ def build(
 def serve(
     *,
     folder: Study = Path("study"),
-    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 is every one")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 is every one")] = LOCAL,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
 ) -> None:
     """Show the page, and keep the answers in answers.sqlite."""

@@ -13,7 +13,7 @@ from bld.baselines.remote import RemoteEdits
 from bld.editor import Editor
 from bld.errors import InvalidInput
 from bld.evaluation.suite import Case
-from bld.images import Photograph, open_photograph
+from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray, check_same_size
 from bld.options import EditOptions
 
@@ -104,5 +104,4 @@ class Remote:
 
 def in_8_bits(photograph: Photograph) -> Picture:
     """The pixels of a photograph, h w 3 uint8."""
-    pixels = photograph.pixels
-    return pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8)
+    return np.asarray(to_pil(photograph).convert("RGB"))

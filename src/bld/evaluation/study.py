@@ -20,7 +20,7 @@ from bld.errors import InvalidInput
 from bld.evaluation.metrics import binomial, wilson
 from bld.evaluation.run import row_path
 from bld.evaluation.suite import Case, Suite
-from bld.images import write_text_atomic
+from bld.images import to_pil, write_text_atomic
 
 Kind = Literal["quality", "text"]
 Side = Literal["left", "right", "equal"]
@@ -105,7 +105,7 @@ def _add_check(
     questions: list[Question], shown: list[dict[str, Any]], suite: Suite, case: Case, shuffled: random.Random
 ) -> None:
     """A question that everybody answers alike: the photograph, or noise."""
-    photograph = Image.fromarray(suite.open(case).pixels.astype(np.uint8))
+    photograph = to_pil(suite.open(case)).convert("RGB")
     noise = np.random.default_rng(case.number).integers(0, 256, (photograph.height, photograph.width, 3))
     pictures = {"photograph": photograph, "noise": Image.fromarray(noise.astype(np.uint8))}
     sides = list(pictures)

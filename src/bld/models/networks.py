@@ -19,13 +19,18 @@ def whole_network(folder: Path, part: str, kind: Any, dtype: torch.dtype, *, pic
             f"{folder}: its {part} has pickled weights alone, and reading a pickle may run code; give a "
             "model with safetensors, or --allow-pickle to have torch read the weights and nothing else"
         )
-    precision = {"dtype" if kind.__module__.startswith("transformers.") else "torch_dtype": dtype}
     with loading(folder, part):
-        network, found = kind.from_pretrained(
-            folder / part, use_safetensors=not pickled, output_loading_info=True, **precision
-        )
-        refuse_made_up([*found["missing_keys"], *found["mismatched_keys"]])
-        return network.eval().requires_grad_(False)
+        return read_network(folder / part, kind, dtype, pickled=pickled)
+
+
+def read_network(folder: Path, kind: Any, dtype: torch.dtype, *, pickled: bool = False) -> Any:
+    """The network in a folder, frozen. Raises ValueError if some of its weights are missing or misshapen."""
+    precision = {"dtype" if kind.__module__.startswith("transformers.") else "torch_dtype": dtype}
+    network, found = kind.from_pretrained(
+        folder, use_safetensors=not pickled, output_loading_info=True, **precision
+    )
+    refuse_made_up([*found["missing_keys"], *found["mismatched_keys"]])
+    return network.eval().requires_grad_(False)
 
 
 def filled_network(kind: Any, config: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:

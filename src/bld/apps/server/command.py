@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bld.apps.flags import MODEL, with_edit_options
+from bld.apps.flags import LOCAL, MODEL, with_edit_options
 from bld.apps.server.settings import Settings
 from bld.errors import InvalidInput, MissingExtra
 from bld.options import LoadOptions
@@ -25,7 +25,7 @@ def _serve(
     alias: Annotated[
         list[str] | None, typer.Option(help="NAME=MODEL: another name for a model, such as gpt-image-1=mini")
     ] = None,
-    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 is every one")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 is every one")] = LOCAL,
     port: Annotated[int, typer.Option(help="0 takes a free one", min=0, max=65535)] = 8000,
     queue: Annotated[int, typer.Option(help="edits that may wait", min=0)] = DEFAULTS.queue,
     timeout: Annotated[float, typer.Option(help="seconds for an edit, waiting included")] = DEFAULTS.timeout,

@@ -5,11 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from bld.apps.flags import AUTO, MODEL, ModelName, with_edit_options
+from bld.apps.flags import AUTO, LOCAL, MODEL, ModelName, with_edit_options
 from bld.errors import InvalidInput, MissingExtra
 from bld.options import EditOptions, LoadOptions
 
-LOCAL = "127.0.0.1"
 UPLOAD_MB = 64
 
 app = typer.Typer(name="studio", invoke_without_command=True)
@@ -60,7 +59,7 @@ def studio(
     editor = Editor.from_pretrained(model, ranker=ranker, options=loading)
     if host != LOCAL and not users:
         typer.echo(f"note: whoever reaches {host} can use the studio; --auth USER:PASSWORD asks who it is")
-    address = Address(host, port, tuple(users), max_upload_mb)
+    address = Address(host, port, max_upload_mb, tuple(users))
     with serve(
         editor, address, loading=loading, ranker=ranker, max_pixels=EditOptions(**changes).max_pixels
     ) as url:

@@ -23,8 +23,8 @@ class Address:
 
     host: str
     port: int | None
+    max_upload_mb: int
     users: tuple[tuple[str, str], ...] = ()
-    max_upload_mb: int = 64
 
 
 @contextmanager
