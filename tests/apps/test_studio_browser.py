@@ -31,9 +31,9 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="browser tests need chromium: apt-get install chromium"
 )
 
-from bld.apps.flags import LOCAL
+from bld.apps.flags import LOCAL  # noqa: E402
 from bld.apps.studio.canvas import read_painting  # noqa: E402
-from bld.apps.studio.command import UPLOAD_MB
+from bld.apps.studio.command import UPLOAD_MB  # noqa: E402
 from bld.apps.studio.serving import Address, serve  # noqa: E402
 
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
