@@ -49,20 +49,19 @@ def tiny_folder(path: Path, *, scheduler: dict[str, Any] | None = None) -> Path:
     """
     from diffusers import DDIMScheduler
 
-    from bld.training import autoencoder, text_to_image, tokenizer
+    from bld.training import autoencoder, text_encoder, text_to_image, tokenizer
     from bld.training.export import export
     from bld.training.recipes import RECIPES, SCHEDULER
 
     recipe, parts = RECIPES["tiny"], path.with_name(f"{path.name}-parts")
-    words = tokenizer.train(
-        list(CAPTIONS), recipe.text_to_image.vocabulary, recipe.text_to_image.tokens, parts / "tokenizer"
-    )
+    text = recipe.text_encoder
+    words = tokenizer.train(list(CAPTIONS), text.vocabulary, text.tokens, parts / "tokenizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         modules: dict[str, nn.Module] = {
             "autoencoder": autoencoder.build(recipe.autoencoder, recipe.size),
-            "unet": text_to_image.build_unet(recipe.text_to_image, recipe.size),
-            "text_encoder": text_to_image.build_text_encoder(recipe.text_to_image, words),
+            "unet": text_to_image.build_unet(recipe.text_to_image, recipe.size, text.width),
+            "text_encoder": text_encoder.build(text, words),
         }
         for name, module in modules.items():
             module.save_pretrained(parts / name)  # type: ignore[operator]

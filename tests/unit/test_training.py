@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,9 +15,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
+from transformers import CLIPTokenizer
 
 from bld.errors import InvalidInput
-from bld.training import autoencoder, ranker, text_to_image, tokenizer
+from bld.training import autoencoder, ranker, text_encoder, text_to_image, tokenizer
+from bld.training.captions import Captions
 from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, everything, load_sprites
@@ -97,9 +100,15 @@ def test_caption_probabilities_add_up(name: Name) -> None:
     assert sum(weight for text, weight in drawn if name.name in text) == pytest.approx(0.85)
 
 
+def drawn_texts(table: Captions, words: CLIPTokenizer, subject: torch.Tensor) -> list[str]:
+    """One caption for each subject, as text."""
+    rows = table.draw(subject, generator())
+    return [str(words.decode(ids, skip_special_tokens=True)) for ids in table.ids[rows]]
+
+
 def test_one_caption_in_ten_is_empty(tmp_path: Path) -> None:
     words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
-    table = text_to_image.Captions(NAMES, {}, words, styles(flat=False))
+    table = Captions(NAMES, {}, words, styles(flat=False))
     empty_scenes = 0.09
     null = torch.where(table.choices == 0, table.weights, 0).sum(1)
     share = (1 - empty_scenes) * null[0] + empty_scenes * null[-1]
@@ -107,19 +116,19 @@ def test_one_caption_in_ten_is_empty(tmp_path: Path) -> None:
     assert float(table.weights.sum(1).sub(1).abs().max()) < 1e-5
     subjects = table.subject(torch.tensor([0, 2, 2, -1]), torch.tensor([-1, -1, 4, -1]))
     drawn = table.draw(subjects, generator())
-    assert drawn.shape == (4, 24)
+    assert table.ids[drawn].shape == (4, 24)
 
 
 def test_a_coloured_picture_gets_a_caption_with_its_colour(tmp_path: Path) -> None:
     words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
-    table = text_to_image.Captions(NAMES, {}, words, styles(flat=False))
+    table = Captions(NAMES, {}, words, styles(flat=False))
     for place, colour in enumerate(COLOURS):
         subject = table.subject(torch.tensor([2]).expand(40), place)
-        texts = {words.decode(ids, skip_special_tokens=True) for ids in table.draw(subject, generator())}
+        texts = set(drawn_texts(table, words, subject))
         assert texts - {""} <= {text for text, _ in coloured(NAMES[2], colour)}
         assert len(texts) > 2
     plain = table.draw(table.subject(torch.tensor([2]).expand(40)), generator())
-    assert not any(colour in words.decode(ids) for ids in plain for colour in COLOURS)
+    assert not any(colour in words.decode(table.ids[row]) for row in plain for colour in COLOURS)
 
 
 def test_tokenizer_gives_every_text_an_id_and_the_end_the_largest(tmp_path: Path) -> None:
@@ -138,20 +147,6 @@ def test_the_same_captions_give_the_same_tokens() -> None:
     texts = [text for name in vocabulary() for text, _ in captions(name)]
     first = tokenizer.merges(texts, 1536)
     assert all(tokenizer.merges(texts, 1536) == first for _ in range(3)), "a resumed run would misread"
-
-
-def test_the_text_encoder_says_the_name_at_every_padding_token(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    recipe = RECIPES["tiny"].text_to_image
-    words = tokenizer.train(
-        [t for n in NAMES for t, _ in captions(n)], recipe.vocabulary, recipe.tokens, tmp_path
-    )
-    encoder = text_to_image.build_text_encoder(recipe, words)
-    table = text_to_image.Captions(NAMES, {}, words, styles(flat=False))
-    before = text_to_image.learn_names(encoder, table, len(NAMES), 1, generator())
-    after = text_to_image.learn_names(encoder, table, len(NAMES), 60, generator())
-    assert before < 0.6
-    assert after > 0.95
 
 
 # --- pictures ---
@@ -197,10 +192,10 @@ def test_drawings_are_called_drawings(data: Path, tmp_path: Path) -> None:
     sprites = load_sprites(data, NAMES, (FLUENT, NOTO))
     assert sprites.flat.tolist() == [False] * 3 + [True] * 3
     words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 24, tmp_path)
-    table = text_to_image.Captions(NAMES, {}, words, styles(flat=True))
+    table = Captions(NAMES, {}, words, styles(flat=True))
     ball = torch.zeros(400, dtype=torch.int64)
     texts = [
-        [words.decode(ids, skip_special_tokens=True) for ids in table.draw(subject, generator())]
+        drawn_texts(table, words, subject)
         for subject in (table.subject(ball, -1, 0), table.subject(ball, 3, 1), table.subject(ball - 1, -1, 1))
     ]
     assert 0.05 < sum("render of a ball" in text for text in texts[0]) / 400 < 0.15
@@ -228,6 +223,49 @@ def test_objects_that_fly_cast_no_shadow(compositor: Compositor) -> None:
     darkest = drawn.shadow.amax((1, 2, 3))
     assert (darkest[drawn.name == 0] == 0).all()
     assert (darkest[drawn.name == 1] > 0.2).float().mean() > 0.5
+
+
+# --- what the text encoder learns ---
+
+
+def test_appearances_have_the_object_where_it_stands(compositor: Compositor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae = autoencoder.build(RECIPES["tiny"].autoencoder, 64).eval()
+    words = tokenizer.train([t for n in NAMES for t, _ in captions(n)], 600, 48, tmp_path)
+    table = Captions(NAMES, {}, words, styles(flat=False))
+    subjects, patches = text_encoder.appearances(vae, compositor, table)
+    assert patches.shape == (len(NAMES) * (1 + len(COLOURS)) + 1, 36, 5), "a patch is one cell at 64 px"
+    assert float(patches.mean(0).abs().max()) < 1e-5
+    assert float(patches.std()) == pytest.approx(1)
+    place = {int(subject): i for i, subject in enumerate(subjects)}
+    plain, blue, empty = (
+        patches[place[int(table.subject(torch.tensor(name), colour))]]
+        for name, colour in ((1, -1), (1, 4), (-1, -1))
+    )
+    coverage = (plain - empty)[:, 4].view(6, 6)
+    assert float(coverage.min()) > -1e-5, "an object covers more than the empty scene"
+    assert float(coverage[2:4, 2:4].min()) > 3 * float(coverage[[0, 0, -1, -1], [0, -1, 0, -1]].max())
+    torch.testing.assert_close(blue[:, 4], plain[:, 4])
+    assert float((blue - plain)[:, :4].abs().max()) > 0.1, "its colour is in the latent"
+
+
+def test_the_text_encoder_learns_what_names_look_like(
+    compositor: Compositor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def known(samples: int) -> float:
+        """The share that the log says of a text encoder that has read so many captions, %."""
+        text = dataclasses.replace(recipe.text_encoder, samples=samples, learning_rate=3e-3)
+        folder = tmp_path / str(samples)
+        folder.mkdir()
+        text_encoder.train(dataclasses.replace(recipe, text_encoder=text), compositor, vae, NAMES, folder)
+        return float(caplog.messages[-1].split()[2])
+
+    recipe = RECIPES["tiny"]
+    torch.manual_seed(0)
+    vae = autoencoder.build(recipe.autoencoder, recipe.size).eval().requires_grad_(False)
+    caplog.set_level("INFO", "bld.training.text_encoder")
+    assert known(16) < 20
+    assert known(16 * 300) > 50
 
 
 # --- training ---
@@ -413,27 +451,38 @@ def ranked_by_its_own_ranker(model: Path) -> None:
 
 
 def goes_on(data: Path, folder: Path, model: Path) -> None:
-    """A run that starts from a model begins with its weights, and reads by its tokenizer."""
-    from safetensors.torch import load_file
+    """A run that starts from a model begins with its weights and reads by its text encoder, or by its own."""
+    from safetensors.torch import load_file, save_file
 
-    from bld.training import run
+    from bld.training.run import start
 
-    run.start("text-to-image", recipe="tiny", data=data, folder=folder, samples=32, start_from=str(model))
-    before, after = (load_file(f / "unet" / "diffusion_pytorch_model.safetensors") for f in (model, folder))
-    apart = max(float((before[key].float() - after[key]).abs().max()) for key in before)
-    assert 0 < apart < 0.02, "four steps move a weight by a few thousandths at most"
+    def apart(of: str) -> float:
+        before, after = (
+            load_file(f / "unet" / "diffusion_pytorch_model.safetensors") for f in (model, folder)
+        )
+        return max(float((before[key].float() - after[key]).abs().max()) for key in before if of in key)
+
+    def go_on(part: str = "text-to-image", into: Path = folder, model: Path | str = model) -> None:
+        start(part, recipe="tiny", data=data, folder=into, samples=32, start_from=str(model))  # type: ignore[arg-type]
+
+    go_on()
+    assert 0 < apart("") < 0.02, "four steps move a weight by a few thousandths at most"
     assert (folder / "tokenizer/vocab.json").read_text() == (model / "tokenizer/vocab.json").read_text()
-    (folder / "text_to_image.pt").unlink()
-    run.start("text-to-image", recipe="tiny", data=data, folder=folder, samples=32, start_from=str(model))
     for name, message in (("mini", "its sizes are not those"), (str(data), "not the folder of a model")):
         with pytest.raises(InvalidInput, match=message):
-            run.start("text-to-image", recipe="tiny", data=data, folder=folder.with_name("no"), samples=8,
-                      start_from=name)  # fmt: skip
+            go_on(into=folder.with_name("no"), model=name)
         assert list(folder.with_name("no").iterdir()) == [], "nothing of another model stays behind"
+    shutil.rmtree(folder)
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({key: value + 1 for key, value in load_file(weights).items()}, weights, {"format": "pt"})
+    go_on("text-encoder")
+    go_on()
+    assert apart("attn2.to_k") > 0.9, "another text encoder: what reads it begins anew"
+    assert apart("conv_in") < 0.02
     (folder / "text_to_image.pt").unlink()
-    (folder / "tokenizer" / "vocab.json").write_text("{}")
-    with pytest.raises(InvalidInput, match="has another tokenizer"):
-        run.start("text-to-image", recipe="tiny", data=data, folder=folder, samples=8, start_from=str(model))
+    (folder / "autoencoder" / "config.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="has another autoencoder"):
+        go_on()
 
 
 def test_a_caption_that_is_right_as_well_counts_neither_way() -> None:
@@ -464,7 +513,7 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         start("text-to-image", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=None)
     with pytest.raises(InvalidInput, match="--samples goes with a part that trains"):
         start("export", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=5)
-    with pytest.raises(InvalidInput, match="--start-from goes with text-to-image"):
+    with pytest.raises(InvalidInput, match="--start-from goes with text-encoder and text-to-image"):
         start("judge", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None, start_from="mini")
     with pytest.raises(InvalidInput, match="choose one of"):
         start("everything", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None)  # type: ignore[arg-type]

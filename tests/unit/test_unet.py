@@ -19,7 +19,7 @@ from bld.training.recipes import SCHEDULER
 from tests.tiny import SD1_SCHEDULER, TINY_GUIDANCE, TINY_SIZE, tiny_folder
 
 GRID = (8, 8)
-WORDS_READ = 22  # of 24 tokens; start and end of text take two
+WORDS_READ = 46  # of 48 tokens; start and end of text take two
 
 
 def options(**changes: Any) -> EditOptions:

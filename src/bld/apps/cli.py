@@ -277,7 +277,9 @@ def info(
 def train(
     part: Annotated[
         str,
-        typer.Argument(help="autoencoder, text-to-image, ranker, judge, export, sheet, or all in order"),
+        typer.Argument(
+            help="autoencoder, text-encoder, text-to-image, ranker, judge, export, sheet, or all in order"
+        ),
     ],
     data: Annotated[Path, typer.Option(help="folder of the training tars")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run")] = Path("runs/mini"),
@@ -288,7 +290,7 @@ def train(
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option(help="model whose autoencoder and weights a new text-to-image run goes on from"),
+        typer.Option(help="model that a new text-encoder or text-to-image run goes on from"),
     ] = None,
     device: Device = AUTO,
     minutes: Annotated[

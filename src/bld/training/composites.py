@@ -79,9 +79,9 @@ def background_pool(
 class Compositor:
     """Draws batches of composites from cut-outs and a pool of backgrounds.
 
-    An edit runs on a crop around its mask, so that is where objects stand here: at the centre, a sixteenth
-    off it at most, their long side 0.5 to 0.76 of the picture (mode 0.62), as large as a mask in its context
-    of 1.2 times and at least 32 px. They are hardly turned and never mirrored: each freedom blurs what a
+    An edit runs on a crop around its mask, so that is where objects stand here: at the centre, a 25th
+    off it at most, their long side 0.56 to 0.76 of the picture (mode 0.65), as large as a mask in its context
+    of 1.2 times. They are hardly turned and never mirrored: each freedom blurs what a
     model of few samples makes of a prompt before it sees any structure.
     """
 
@@ -127,9 +127,9 @@ class Compositor:
     def _place(self, which: torch.Tensor, uniform: Uniform) -> dict[str, torch.Tensor]:
         """Where each object stands. Lengths are in pictures: 1 is the whole side."""
         batch = len(which)
-        scale = 0.5 * (0.76 / 0.5) ** ((uniform(0, 1, batch) + uniform(0, 1, batch)) / 2)
+        scale = 0.56 * (0.76 / 0.56) ** ((uniform(0, 1, batch) + uniform(0, 1, batch)) / 2)
         extent = self.sprites.extent[which] / (SPRITE_FILL / 2) * scale[:, None] / 2  # half h, half w
-        centre = 0.5 + 0.03 * (uniform(-1, 1, batch, 2) + uniform(-1, 1, batch, 2))
+        centre = 0.5 + 0.02 * (uniform(-1, 1, batch, 2) + uniform(-1, 1, batch, 2))
         angle = 0.05 * (uniform(-1, 1, batch) + uniform(-1, 1, batch) + uniform(-1, 1, batch)) / 1.7
         aspect = uniform(-0.03, 0.03, batch).exp()
         return {
@@ -139,6 +139,12 @@ class Compositor:
             "angle": angle,
             "aspect": aspect,
         }
+
+    def specimens(self, which: torch.Tensor, colour: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cut-outs as they mostly stand, upright at the centre and unlit: premultiplied rgb and alpha."""
+        alike = torch.ones(len(which), device=self.backgrounds.device)
+        place = {"scale": 0.65 * alike, "centre": 0.5 * torch.stack([alike, alike], 1)}
+        return self._object(which, {**place, "angle": 0 * alike, "aspect": alike}, colour)
 
     def _grid(self, side: int) -> torch.Tensor:
         """Pixel centres of a side x side picture in [0,1], as side side 2 (y, x)."""

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +93,14 @@ class Run:
     learning_rate: float
     warmup: float = 0.02
     deadline: float = math.inf  # of time.monotonic()
-    pace: dict[str, float] = field(default_factory=dict)  # share of the learning rate, per module
 
     def __post_init__(self) -> None:
         self.accelerator = Accelerator(cpu=on_cpu())
         groups: list[dict[str, Any]] = []
-        for name, module in self.modules.items():
+        for module in self.modules.values():
             trained = [p for p in module.parameters() if p.requires_grad]
-            facts = {"pace": self.pace.get(name, 1.0)}
-            groups.append({"params": [p for p in trained if p.ndim > 1], **facts})
-            groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, **facts})
+            groups.append({"params": [p for p in trained if p.ndim > 1]})
+            groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.AdamW(
             groups,
@@ -164,7 +162,7 @@ class Run:
         while self.done < self.samples:
             factor = rate(self.done / self.samples, warmup=self.warmup)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * group["pace"] * max(factor, 1e-3)
+                group["lr"] = self.learning_rate * max(factor, 1e-3)
             loss = objective()
             self.accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)

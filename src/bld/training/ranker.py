@@ -15,12 +15,12 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from bld.classify import look
+from bld.training.captions import Captions
 from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
 from bld.training.crops import object_boxes
 from bld.training.loop import Run, half_precision, seeded
 from bld.training.recipes import Ranker, Recipe
-from bld.training.text_to_image import Captions
 from bld.training.vocabulary import FORMS, Name
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def train(
 
     def similarities(image: torch.Tensor, choices: Choices) -> torch.Tensor:
         """Of each picture with one caption of each choice, b t."""
-        ids = words.draw(words.subject(choices.name, choices.colour), generator)
+        ids = words.ids[words.draw(words.subject(choices.name, choices.colour), generator)]
         seen: Any = clip(input_ids=ids, pixel_values=(image - MEAN) / STD, return_dict=True)
         logits: torch.Tensor = seen.logits_per_image
         return logits

@@ -18,17 +18,25 @@ class Autoencoder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextEncoder:
+    """A CLIP text encoder that learns what the things in its prompts look like."""
+
+    samples: int  # captions read
+    width: int = 256
+    layers: int = 3
+    tokens: int = 48  # of them the last 36 hold the patches of a picture
+    vocabulary: int = 1536
+    batch: int = 64
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextToImage:
-    """A UNet with cross-attention and its text encoder, trained together on latents of composites."""
+    """A UNet with cross-attention to the finished text encoder, trained on latents of composites."""
 
     channels: tuple[int, ...]
     groups: int
     samples: int  # latents seen in all, each with fresh noise
-    text_width: int = 256
-    text_layers: int = 2
-    tokens: int = 24
-    naming: int = 200  # batches of captions that the text encoder reads before the first picture
-    vocabulary: int = 1536
     batch: int = 16
     bank: int = 12_288  # latents kept; each serves `reuse` times before it is replaced
     reuse: int = 12
@@ -70,6 +78,7 @@ class Recipe:
     names: Literal["core", "all"] = "core"  # those of vocabulary.toml, or of every cut-out
     flat: bool = False  # whether "a flat drawing of" something is taught, from the second set of cut-outs
     autoencoder: Autoencoder
+    text_encoder: TextEncoder
     text_to_image: TextToImage
     ranker: Ranker
     judge: Judge
@@ -85,6 +94,7 @@ RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(
         size=128,
         autoencoder=Autoencoder(channels=(16, 32, 64, 128), groups=8, samples=50_000),
+        text_encoder=TextEncoder(samples=120_000),
         text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=500_000),
         ranker=Ranker(samples=60_000),
         judge=Judge(samples=60_000),
@@ -98,14 +108,11 @@ RECIPES: dict[str, Recipe] = {
         autoencoder=Autoencoder(
             channels=(32, 64, 128, 128), groups=16, samples=700_000, batch=128, crop=128, learning_rate=1e-3
         ),
+        text_encoder=TextEncoder(samples=2_000_000, layers=4, vocabulary=2560, batch=512),
         text_to_image=TextToImage(
             channels=(96, 192, 320),
             groups=32,
             samples=2_600_000,
-            text_layers=3,
-            tokens=32,
-            naming=1000,
-            vocabulary=2560,
             batch=256,
             bank=65_536,
             reuse=8,
@@ -122,16 +129,9 @@ RECIPES: dict[str, Recipe] = {
         size=64,
         flat=True,
         autoencoder=Autoencoder(channels=(8, 8, 16, 16), groups=4, samples=64, crop=32, batch=8),
+        text_encoder=TextEncoder(samples=64, width=32, layers=2, vocabulary=640, batch=16),
         text_to_image=TextToImage(
-            channels=(32, 32, 64),
-            groups=8,
-            samples=64,
-            text_width=32,
-            batch=8,
-            bank=64,
-            naming=4,
-            compiled=False,
-            vocabulary=640,
+            channels=(32, 32, 64), groups=8, samples=64, batch=8, bank=64, compiled=False
         ),
         ranker=Ranker(samples=64, batch=16, width=32, vision_layers=1, text_layers=1),
         judge=Judge(samples=64, batch=16),

@@ -14,7 +14,7 @@ from accelerate import PartialState
 
 from bld.errors import InvalidInput
 from bld.models.load import BUNDLED, find, pick_device
-from bld.training import autoencoder, judge, ranker, text_to_image
+from bld.training import autoencoder, judge, ranker, text_encoder, text_to_image
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import (
     FLUENT,
@@ -30,15 +30,17 @@ from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
 log = logging.getLogger(__name__)
-Part = Literal["autoencoder", "text-to-image", "ranker", "judge", "export", "sheet", "all"]
+Part = Literal["autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet", "all"]
 MADE = {
     "autoencoder": "autoencoder",
+    "text-encoder": "text_encoder",
     "text-to-image": "unet",
     "ranker": "ranker",
     "judge": "judge",
 }
 LENGTHS = {  # where the recipe says how long a part trains
     "autoencoder": ("autoencoder", "samples"),
+    "text-encoder": ("text_encoder", "samples"),
     "text-to-image": ("text_to_image", "samples"),
     "ranker": ("ranker", "samples"),
     "judge": ("judge", "samples"),
@@ -84,28 +86,36 @@ class Training:
         vae = vae.to(torch.get_default_device(), memory_format=torch.channels_last)
         return vae.eval().requires_grad_(False)
 
+    def text_encoder(self) -> None:
+        if self.start_from:
+            self.begin_with(self.start_from, "vae")
+        text_encoder.train(self.recipe, self.compositor(5), self.vae(), self.names, self.folder)
+
     def text_to_image(self) -> None:
-        if self.start_from and not (self.folder / "text_to_image.pt").exists():
-            self.begin_with(self.start_from)
+        if self.start_from:
+            text_to_image.check_sizes(self.recipe, self.start_from)
+            own = any((self.folder / part).is_dir() for part in ("tokenizer", "text_encoder"))
+            self.begin_with(self.start_from, "vae", *(() if own else ("tokenizer", "text_encoder")))
         r, vae = self.recipe, self.vae()
+        self.need("text-encoder")
         text_to_image.train(r, self.compositor(7), vae, self.names, self.folder, self.start_from)
 
-    def begin_with(self, model: Path) -> None:
-        """Take a model's autoencoder and tokenizer: its UNet knows no others.
-
-        Raises InvalidInput for a folder that is no model of the recipe's sizes, or if the run has its own.
-        """
-        text_to_image.check_sizes(self.recipe, model)
-        takes = {"vae": "autoencoder", "tokenizer": "tokenizer"}
-        for part, taken in takes.items():
-            mine = self.folder / taken
+    def begin_with(self, model: Path, *parts: str) -> None:
+        """Take parts of a model. Raises InvalidInput if it lacks one, or if the run has others of its own."""
+        for part in parts:
+            mine = self.folder / ("autoencoder" if part == "vae" else part)
+            if not (model / part).is_dir():
+                raise InvalidInput(f"cannot start from {model}: it has no {part}")
             if mine.is_dir() and any(
                 not (mine / file.name).is_file() or (mine / file.name).read_bytes() != file.read_bytes()
                 for file in (model / part).iterdir()
             ):
-                raise InvalidInput(f"{self.folder} has another {taken} than {model}: start in another folder")
-        for part, taken in takes.items():
-            shutil.copytree(model / part, self.folder / taken, dirs_exist_ok=True)
+                raise InvalidInput(
+                    f"{self.folder} has another {mine.name} than {model}: start in another folder"
+                )
+        for part in parts:
+            mine = self.folder / ("autoencoder" if part == "vae" else part)
+            shutil.copytree(model / part, mine, dirs_exist_ok=True)
 
     def need(self, part: str) -> None:
         """Raise InvalidInput unless `part` has been trained."""
@@ -115,7 +125,7 @@ class Training:
     def ranker(self) -> None:
         from transformers import CLIPTokenizer
 
-        self.need("text-to-image")
+        self.need("text-encoder")
         words = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
         ranker.train(self.recipe, self.compositor(11), self.vae(), words, self.names, self.folder)
 
@@ -183,7 +193,8 @@ def start(
     minutes: float | None = None,
 ) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
-    `start_from` names the model that text-to-image goes on from; `device` as in `bld edit`; after `minutes`
+    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights text-to-image
+    goes on from; `device` as in `bld edit`; after `minutes`
     whatever trains writes its checkpoint and stops.
     """
     if part not in get_args(Part):
@@ -198,7 +209,7 @@ def start(
         chosen = replace(chosen, **{group: replace(getattr(chosen, group), **{length: samples})})
     if minutes is not None:
         chosen = replace(chosen, deadline=time.monotonic() + 60 * minutes)
-    if start_from is not None and part != "text-to-image":
-        raise InvalidInput(f"--start-from goes with text-to-image, not with {part}")
+    if start_from is not None and part not in ("text-encoder", "text-to-image"):
+        raise InvalidInput(f"--start-from goes with text-encoder and text-to-image, not with {part}")
     begin = find(start_from) if start_from else None
     Training(chosen, data, folder, begin, pick_device(device)).run(part)

@@ -1,4 +1,4 @@
-"""The text-to-image model: a small UNet and its text encoder, trained together on cached latents."""
+"""The text-to-image model: a small UNet that reads a finished text encoder, trained on cached latents."""
 
 import json
 import logging
@@ -9,26 +9,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from bld.errors import InvalidInput
-from bld.training import tokenizer as tokenizers
-from bld.training.colours import COLOURS
+from bld.training.captions import Captions
 from bld.training.composites import Compositor
 from bld.training.loop import Run, half_precision, on_cpu, seeded
 from bld.training.recipes import SCHEDULER, Recipe, TextToImage
-from bld.training.vocabulary import EMPTY_SCENE, Forms, Name, captions, coloured, styles
+from bld.training.vocabulary import Name, styles
 
 log = logging.getLogger(__name__)
 ALIKE = 63  # latents beside its own that a picture's caption may mean
-NULL_CAPTION = 0.045  # of the composites with an object; with the empty scenes, 10 % of all captions
 
 
-def build_unet(recipe: TextToImage, size: int) -> UNet2DConditionModel:
+def build_unet(recipe: TextToImage, size: int, text_width: int) -> UNet2DConditionModel:
     """An untrained UNet. Beside its cross-attention, a prompt scales and shifts every block.
 
     At the last timestep there is no picture yet, so no query for cross-attention to answer: there, what
@@ -44,36 +40,12 @@ def build_unet(recipe: TextToImage, size: int) -> UNet2DConditionModel:
         norm_num_groups=recipe.groups,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=recipe.text_width,
+        cross_attention_dim=text_width,
         attention_head_dim=tuple(c // 32 for c in recipe.channels),  # the number of heads, 32 wide each
         addition_embed_type="text",
-        addition_embed_type_num_heads=recipe.text_width // 32,
+        addition_embed_type_num_heads=text_width // 32,
         resnet_time_scale_shift="scale_shift",
     )
-
-
-def build_text_encoder(recipe: TextToImage, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained CLIP text encoder that fits the tokenizer.
-
-    Words start far apart: with CLIP's own small embeddings the layers drown them within a few hundred
-    steps, and the encoder says the same of every prompt from then on.
-    """
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.text_width,
-            intermediate_size=3 * recipe.text_width,
-            num_hidden_layers=recipe.text_layers,
-            num_attention_heads=4,
-            max_position_embeddings=recipe.tokens,
-            hidden_act="quick_gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    nn.init.normal_(encoder.get_input_embeddings().weight, std=1.0)
-    return encoder
 
 
 def noise_levels() -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,92 +74,6 @@ class Timesteps:
         kind = torch.randperm(batch, generator=generator) / batch
         rest = torch.where(kind < 0.85, 900 + even // 10, even)
         return torch.where(kind < 0.65, nearest.clamp(0, 999), rest)
-
-
-def every_caption(
-    names: tuple[Name, ...], keywords: dict[str, tuple[str, ...]], taught: tuple[Forms, ...]
-) -> list[list[tuple[str, float]]]:
-    """The captions of each subject with their probabilities, in the order that `Captions.subject` numbers."""
-    forms = [
-        coloured(name, colour, style) if colour else captions(name, keywords.get(name.name, ()), style)
-        for name in names
-        for colour in (None, *COLOURS)
-        for style in taught
-    ]
-    return [*forms, list(EMPTY_SCENE)]
-
-
-class Captions:
-    """Token ids of every caption, and a fresh draw of one for each picture.
-
-    What a caption may be of is numbered as its subject: a name, in its own or in another colour, rendered
-    or (where there is a second style) drawn; or the empty scene.
-    """
-
-    def __init__(
-        self,
-        names: tuple[Name, ...],
-        keywords: dict[str, tuple[str, ...]],
-        tokenizer: Any,
-        taught: tuple[Forms, ...],
-    ) -> None:
-        self.styles, forms = taught, every_caption(names, keywords, taught)
-        texts = list(dict.fromkeys(["", *(text for form in forms for text, _ in form)]))
-        row = {text: i for i, text in enumerate(texts)}
-        self.ids = torch.tensor(
-            tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length)[
-                "input_ids"
-            ]
-        )
-        most = 1 + max(len(form) for form in forms)
-        self.choices = torch.zeros(len(forms), most, dtype=torch.int64)  # of each subject, rows of ids
-        self.weights = torch.zeros(len(forms), most)
-        self.weights[:, 0] = NULL_CAPTION
-        for i, form in enumerate(forms):
-            self.choices[i, 1 : 1 + len(form)] = torch.tensor([row[text] for text, _ in form])
-            shares = torch.tensor([weight for _, weight in form])
-            self.weights[i, 1 : 1 + len(form)] = (1 - NULL_CAPTION) * shares
-
-    def subject(
-        self, name: torch.Tensor, colour: torch.Tensor | int = -1, flat: torch.Tensor | int = 0
-    ) -> torch.Tensor:
-        """The number of a subject, described as in `Composites`."""
-        style = flat * (len(self.styles) - 1)
-        number = (name * (1 + len(COLOURS)) + 1 + colour) * len(self.styles) + style
-        return torch.where(name < 0, len(self.weights) - 1, number)
-
-    def draw(self, subject: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Token ids of one caption for each subject, b tokens."""
-        pick = torch.multinomial(self.weights[subject], 1, generator=generator)
-        return self.ids[self.choices[subject].gather(1, pick)[:, 0]]
-
-
-def learn_names(
-    text_encoder: CLIPTextModel, words: Captions, names: int, steps: int, generator: torch.Generator
-) -> float:
-    """Teach the text encoder, before any picture, to say at the end of a prompt which name is in it.
-
-    Most of the tokens that cross-attention reads are padding. Untrained, they hardly depend on the
-    prompt, and the UNet learns to ignore it; after a minute of this, every one of them knows the name.
-    Returns the share of padding tokens that name it right in the last step.
-    """
-    head = nn.Linear(text_encoder.config.hidden_size, names + 1)
-    optimizer = torch.optim.AdamW([*text_encoder.parameters(), *head.parameters()], lr=5e-4)
-    end, right = text_encoder.config.eos_token_id, 0.0
-    for _ in range(steps):
-        name = torch.randint(-1, names, (64,), generator=generator)
-        colour = torch.randint(-len(COLOURS), len(COLOURS), (64,), generator=generator).clamp(min=-1)
-        ids = words.draw(words.subject(name, colour), generator)
-        label = torch.where((name < 0) | (ids[:, 1] == end), names, name)  # an empty caption names nothing
-        logits = head(text_encoder(ids).last_hidden_state)
-        padding = ids == end
-        target = label[:, None].expand_as(ids)[padding]
-        loss = F.cross_entropy(logits[padding], target)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        right = float((logits[padding].argmax(-1) == target).float().mean())
-    return right
 
 
 class LatentBank:
@@ -294,25 +180,34 @@ def v_loss(
 
 
 def check_sizes(recipe: Recipe, model: Path) -> None:
-    """Raise InvalidInput unless `model` is a model folder of the recipe's sizes."""
-    r = recipe.text_to_image
+    """Raise InvalidInput unless `model` is a model folder whose UNet has the recipe's sizes."""
+    keys = ("sample_size", "block_out_channels", "addition_embed_type", "cross_attention_dim")
     try:
-        unet, text = (
-            json.loads((model / part / "config.json").read_text(encoding="utf-8"))
-            for part in ("unet", "text_encoder")
-        )
-        text_sizes = [text[key] for key in ("hidden_size", "num_hidden_layers", "max_position_embeddings")]
-        found = [unet["sample_size"], unet["block_out_channels"], unet["addition_embed_type"], *text_sizes]
+        unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
+        found = [unet[key] for key in keys]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"cannot start from {model}: not the folder of a model ({error})") from error
-    if found != [recipe.size // 8, list(r.channels), "text", r.text_width, r.text_layers, r.tokens]:
+    if found != [recipe.size // 8, list(recipe.text_to_image.channels), "text", recipe.text_encoder.width]:
         raise InvalidInput(f"cannot start from {model}: its sizes are not those of the recipe")
 
 
-def load_weights(model: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-    """Put the weights of the model folder, which `check_sizes` has passed, into the two networks."""
-    unet.load_state_dict(UNet2DConditionModel.from_pretrained(model / "unet").state_dict())
-    text_encoder.load_state_dict(CLIPTextModel.from_pretrained(model / "text_encoder").state_dict())
+def load_weights(model: Path, unet: UNet2DConditionModel, text_encoder: Path) -> None:
+    """Put the weights of the model folder, which `check_sizes` has passed, into the UNet.
+
+    If the run has another text encoder than the model, what reads the prompt keeps its fresh weights.
+    """
+    weights = UNet2DConditionModel.from_pretrained(model / "unet").state_dict()
+    file = "model.safetensors"
+    if (text_encoder / file).read_bytes() != (model / "text_encoder" / file).read_bytes():
+        reads = ("attn2.to_k", "attn2.to_v", "add_embedding")
+        weights = {key: value for key, value in weights.items() if not any(part in key for part in reads)}
+    unet.load_state_dict(weights, strict=False)
+
+
+@torch.no_grad()
+def read_captions(text_encoder: CLIPTextModel, words: Captions) -> torch.Tensor:
+    """What the finished text encoder says of every caption, once and for all: n tokens width."""
+    return torch.cat([text_encoder(ids).last_hidden_state for ids in words.ids.split(256)])
 
 
 def train(
@@ -323,33 +218,26 @@ def train(
     folder: Path,
     start_from: Path | None = None,
 ) -> None:
-    """Train (or go on training) UNet and text encoder; writes `folder/unet`, `text_encoder`, `tokenizer`.
+    """Train (or go on training) the UNet to the text encoder in `folder`; writes `folder/unet`.
 
-    `start_from` is a model folder of the same recipe whose weights a fresh run begins with, reading by the
-    tokenizer that lies in `folder`; a run that has a checkpoint goes on from that.
+    `start_from` is a model folder of the same recipe whose weights a fresh run begins with; a run that has
+    a checkpoint goes on from that.
     """
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 2)
-    r, keywords = recipe.text_to_image, compositor.sprites.keywords
-    taught = styles(flat=recipe.flat)
-    corpus = [text for form in every_caption(names, keywords, taught) for text, _ in form]
-    with PartialState(cpu=on_cpu()).main_process_first():
-        if not (folder / "tokenizer").is_dir():
-            tokenizers.train(corpus, r.vocabulary, r.tokens, folder / "tokenizer")
+    r, device = recipe.text_to_image, torch.get_default_device()
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    words, levels = Captions(names, keywords, tokenizer, taught), noise_levels()
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").to(device).eval()
+    words = Captions(names, compositor.sprites.keywords, tokenizer, styles(flat=recipe.flat))
+    texts, levels = read_captions(text_encoder, words), noise_levels()
     timesteps, balance = Timesteps(), Balance()
-    unet = build_unet(r, recipe.size).to(torch.get_default_device(), memory_format=torch.channels_last)
-    text_encoder = build_text_encoder(r, tokenizer).to(torch.get_default_device())
+    unet = build_unet(r, recipe.size, recipe.text_encoder.width)
+    unet = unet.to(device, memory_format=torch.channels_last)
     if start_from and not (folder / "text_to_image.pt").exists():
-        load_weights(start_from, unet, text_encoder)
-    elif not (folder / "text_to_image.pt").exists():
-        right = learn_names(text_encoder, words, len(names), r.naming, generator)
-        log.info("text encoder: %.1f %% of names right before the first picture", 100 * right)
-    modules: dict[str, nn.Module] = {"unet": unet, "text_encoder": text_encoder}
+        load_weights(start_from, unet, folder / "text_encoder")
     run = Run(
-        folder, "text_to_image", modules, generator, r.samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline, pace={"text_encoder": 0.3},
+        folder, "text_to_image", {"unet": unet}, generator, r.samples, r.batch, r.learning_rate,
+        deadline=recipe.deadline,
     )  # fmt: skip
     denoise: Any = torch.compile(unet) if r.compiled else unet
     bank = LatentBank(vae, compositor, words, r.bank)
@@ -364,17 +252,15 @@ def train(
             bank.refill(32, generator)
             owed -= 32
         z, region, subject = bank.draw(r.batch, generator)
-        ids, timestep = words.draw(subject, generator), timesteps.draw(r.batch, generator)
-        empty = ids[:, 1] == tokenizer.eos_token_id
+        caption, timestep = words.draw(subject, generator), timesteps.draw(r.batch, generator)
+        empty = words.ids[caption, 1] == tokenizer.eos_token_id
         alike = bank.alike(subject, empty, generator)
         with half_precision():
-            text = text_encoder(ids).last_hidden_state
-            error = v_loss(denoise, text, z, alike, region, timestep, levels, generator)
+            error = v_loss(denoise, texts[caption], z, alike, region, timestep, levels, generator)
         return balance(error, timestep)
 
     # On a CPU the fused attention kernels run one small product at a time: a third slower in all.
     with sdpa_kernel(SDPBackend.MATH) if on_cpu() else nullcontext():
         run.train(step)
-    for part in modules:
-        run.write(run.averaged(part), part)
+    run.write(run.averaged("unet"), "unet")
     run.write(DDIMScheduler(**SCHEDULER), "scheduler")
