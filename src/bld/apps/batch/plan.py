@@ -7,8 +7,15 @@ from typing import Any
 
 from bld.apps.batch.manifest import Row, Values
 from bld.errors import InvalidInput
+from bld.options import FIELDS
 
-SHARED = ("steps", "strength", "guidance_scale", "negative_prompt", "batch_size")  # by rows of one batch
+# What each row of a batch may have for itself; in every other option the rows of a unit agree.
+OWN = {
+    "candidates", "seed", "truncate_prompt", "mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink",
+    "context", "context_pixels", "max_pixels", "rank_by", "reconstruct", "feather", "tune_candidates",
+    "tune_steps", "tune_lr", "tune_weight", "tune_loss", "tune_psnr", "tune_foreground",
+}  # fmt: skip
+SHARED = tuple(name for name in FIELDS if name not in OWN)
 
 Unit = tuple[Row, ...]
 """Rows that are edited together: what is done, recorded and lost as one."""
