@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/.bld-installed-*
 	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,train,examples,lora,server,studio,video]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,train,examples,lora,server,studio,video,batch,ray]'
 	touch $@
 
 demo: setup ## edit a photograph and say where the pictures are

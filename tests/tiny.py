@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bld.models.base import CLEAN, Level, Step, Trajectory
+from bld.models.base import CLEAN, Level, Prompts, Step, Trajectory
 from bld.models.trajectory import deterministic, start
 from bld.options import EditOptions
 
@@ -228,9 +228,10 @@ class GaussianModel:
     def excess(self, prompt: str) -> str:
         return " ".join(prompt.split()[self.longest_prompt :])
 
-    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
-        named = [COLOURS[word] for word in prompt.split() if word in COLOURS]
-        mean = torch.tensor(named[0] if named else (0.0, 0.0, 0.0)).view(3, 1, 1)
+    def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
+        prompts = (prompt,) if isinstance(prompt, str) else prompt
+        named = [[COLOURS[word] for word in one.split() if word in COLOURS] for one in prompts]
+        mean = torch.tensor([found[0] if found else (0.0, 0.0, 0.0) for found in named]).view(-1, 3, 1, 1)
         levels, make = FAMILIES[self.family]
         skipped = start(options.steps, options.strength)
         return [self._counted(s) for s in make(levels(options.steps)[skipped:], mean, self.spread)]

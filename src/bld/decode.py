@@ -67,6 +67,17 @@ def decode(source: Source, *, max_pixels: int, what: str) -> Raster:
     )
 
 
+def picture_size(path: str | Path, *, max_pixels: int, what: str) -> tuple[int, int]:
+    """(height, width) as a file's head has them, before an orientation is applied; no pixel is decoded.
+
+    Raises InvalidInput as `decode` does for what the head shows: not for a file that is cut short.
+    """
+    name = f"{what} {path}"
+    with _own_errors(name), _opened(_existing_file(Path(path), name), name) as image:
+        _check_size((image.height, image.width), max_pixels, name)
+        return image.height, image.width
+
+
 def _existing_file(path: Path, name: str) -> Path:
     if path.is_dir():
         raise InvalidInput(f"{name} is a folder, expected a picture file; name the file in it")
@@ -77,6 +88,13 @@ def _existing_file(path: Path, name: str) -> Path:
 
 def _from_file(file: Path | bytes, max_pixels: int, name: str) -> Raster:
     """Decode an encoded picture that lies on the disk or in memory."""
+    with _opened(file, name) as image:
+        return _from_picture(image, file, max_pixels, name)
+
+
+@contextmanager
+def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
+    """A picture whose head has been read."""
     length = len(file) if isinstance(file, bytes) else file.stat().st_size
     if length == 0:
         raise InvalidInput(f"{name} is empty (0 bytes); copy or export it again")
@@ -85,7 +103,7 @@ def _from_file(file: Path | bytes, max_pixels: int, name: str) -> Raster:
         formats = [known for known in FORMATS if known in Image.OPEN]
         opened = io.BytesIO(file) if isinstance(file, bytes) else file
         with Image.open(opened, formats=formats) as image:
-            return _from_picture(image, file, max_pixels, name)
+            yield image
 
 
 def _from_picture(image: Image.Image, file: Path | bytes | None, max_pixels: int, name: str) -> Raster:

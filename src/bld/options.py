@@ -7,7 +7,8 @@ In `EditOptions` None means "choose for me"; `resolve` fills in what an edit run
 import dataclasses
 import math
 import random
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 from bld.errors import InvalidInput
@@ -160,6 +161,45 @@ class LoadOptions:
             object.__setattr__(self, several, tuple(getattr(self, several)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How a manifest of edits is run."""
+
+    workers: int | None = _option(
+        None,
+        "processes, each with the model; if left out one for each of --device (such as cuda:0,cuda:1), on a "
+        "CPU one for each core and 4 at most. On Ray the most actors, as many as fit if left out",
+        low=1, high=4096,
+    )  # fmt: skip
+    threads: int = _option(
+        1, "threads of each worker on a CPU; another number changes pictures by rounding", low=1, high=256
+    )
+    limit: int | None = _option(None, "edit so many rows this time, then stop", low=1)
+    shard: str | None = _option(
+        None, "I/N, such as 2/8: only the I-th of N parts of the rows, with a ledger and an index of its own"
+    )
+    skip_invalid: bool = _option(False, "go on without the rows that cannot be edited")
+    retries: int = _option(
+        2, "how often rows are tried again whose worker died, together and then each alone", low=0, high=100
+    )
+    retry_failed: bool = _option(False, "try rows again that failed in an earlier run")
+    dry_run: bool = _option(False, "check the manifest and say what would be done")
+    allow_host: tuple[str, ...] = _option(
+        (), "host that http and https URLs in the manifest may name; may be given several times"
+    )
+    gpus_per_worker: float | None = _option(
+        None, "on Ray: GPUs of each actor, such as 0.5; 1 if the cluster has any and it is left out",
+        low=0, high=64,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "allow_host", tuple(self.allow_host))
+        for option in dataclasses.fields(self):
+            check(option.name, getattr(self, option.name), BATCH)
+
+
+BATCH = {option.name: option for option in dataclasses.fields(BatchOptions)}
+
 LOADING = {option.name: option for option in dataclasses.fields(LoadOptions)}
 
 FIELDS = {option.name: option for option in dataclasses.fields(EditOptions)}
@@ -179,9 +219,9 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check(name: str, value: Any) -> None:
+def check(name: str, value: Any, options: Mapping[str, Field[Any]] = FIELDS) -> None:
     """Raise InvalidInput if `value` is not one that the option `name` takes."""
-    option = FIELDS[name]
+    option = options[name]
     takes = get_args(option.type) or (option.type,)  # of "int | None" both, of a Literal its choices
     if value is None and option.default is None:
         return
@@ -190,6 +230,8 @@ def check(name: str, value: Any) -> None:
             raise InvalidInput(f"{flag(name)} {value}: choose one of {', '.join(takes)}")
         return
     kind = takes[0]
+    if get_origin(option.type) is tuple:  # of texts, each of which says itself what is wrong
+        return
     accepted = int | float if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise InvalidInput(f"{flag(name)} {value!r}: expected {_KINDS[kind]}")

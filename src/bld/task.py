@@ -105,15 +105,25 @@ def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tu
         raise InvalidInput("the prompt is empty: say what to draw inside the mask")
     notes = []
     for what, text in (("prompt", prompt), ("negative prompt", options.negative_prompt)):
-        cut = shorten(model.excess(text), MOST_QUOTED, placeholder=" ...")
+        cut = excess(model, text)
         if cut and not options.truncate_prompt:
-            raise InvalidInput(
-                f"the {what} is longer than {model.name} reads: {cut!r} would be cut; "
-                "shorten it or allow that with --truncate-prompt"
-            )
+            raise InvalidInput(too_long(model, what, cut))
         if cut:
             notes.append(f"the {what} was cut before {cut!r}")
     return prompt, notes
+
+
+def excess(model: LatentModel, text: str) -> str:
+    """The end of a text that the model would not read, as messages quote it; "" if it reads all of it."""
+    return shorten(model.excess(text), MOST_QUOTED, placeholder=" ...")
+
+
+def too_long(model: LatentModel, what: str, cut: str) -> str:
+    """The message that refuses a text of which `cut` would not be read."""
+    return (
+        f"the {what} is longer than {model.name} reads: {cut!r} would be cut; "
+        "shorten it or allow that with --truncate-prompt"
+    )
 
 
 def _read_mask(source: Source, size: tuple[int, int], options: EditOptions) -> tuple[FloatArray, list[str]]:

@@ -1,13 +1,17 @@
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bld.apps import cli
+from bld.apps.batch.job import Tally, run
+from tests.apps.batches import Here, job, pictures, row
 from tests.tiny import tiny_folder
 
 SIZE = (90, 120)  # height, width
@@ -47,3 +51,23 @@ def bld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def worker(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+    threads, before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    folder = tmp_path_factory.mktemp("first")
+    yield Here(job(folder, [row(0)], model, folder).work)
+    torch.set_num_threads(threads)
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(worker: Here, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job of ten rows that nothing came in the way of: three units, of 4, 4 and 2."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    pictures(folder)
+    asked = job(folder, [row(i) for i in range(10)], model, folder / "out")
+    assert run(asked, worker.at(asked.work)) == Tally(10, 0, 0, 0)
+    return folder

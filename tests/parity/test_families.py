@@ -330,3 +330,12 @@ def test_offloading_reaches_every_network_and_changes_nothing(
 
 def vae_of(folder: Path) -> Path:
     return folder / "vqvae" if (folder / "vqvae").is_dir() else folder / "vae"
+
+
+def test_each_latent_of_a_batch_may_have_its_own_prompt(model: Any, name: str) -> None:
+    """As `Editor.edit_together` denoises: the prompts do not reach each other's latents."""
+    prompts, z = (PROMPT, NEGATIVE, PROMPT), torch.cat([z_of(model)] * 3)
+    (shared, *_) = model.trajectory(prompts, options(name), grid(model))
+    for i, prompt in enumerate(prompts):
+        (step, *_) = model.trajectory(prompt, options(name), grid(model))
+        torch.testing.assert_close(shared.denoise(z)[i : i + 1], step.denoise(z[:1]), **TOLERANCE)

@@ -21,11 +21,12 @@ from bld import Editor
 from bld.blend import blend
 from bld.editor import EditResult
 from bld.errors import Cancelled, InvalidInput
-from bld.images import to_pil
+from bld.images import open_photograph, to_pil
 from bld.masks import Box, Crop
 from bld.models.unet import UNetModel
 from bld.options import EditOptions
 from bld.png import encode_png
+from bld.task import Task, check
 from tests.tiny import TINY_SIZE, GaussianModel
 
 RNG = np.random.default_rng(0)
@@ -521,3 +522,51 @@ def test_an_edit_can_be_stopped_between_two_steps(editor: Editor, model: Gaussia
     with pytest.raises(Cancelled):
         edit(editor, steps=5, progress=stop)
     assert model.calls == 1 + 2  # one encoding, two steps
+
+
+# --- several edits in one batch ---
+
+
+def tasks(editor: Editor, *asked: tuple[str, int], **options: Any) -> list[Task]:
+    """Edits of one photograph, each with its prompt, its mask (moved by so many pixels) and its seed."""
+    photo = open_photograph(PHOTO, max_pixels=10**8)
+    return [
+        check(
+            editor.model, photo, box_mask(PHOTO, Box(20 + shift, 30, 40, 50)), prompt,
+            EditOptions(seed=number, **options),
+        )
+        for number, (prompt, shift) in enumerate(asked)
+    ]  # fmt: skip
+
+
+def alone(editor: Editor, task: Task) -> EditResult:
+    return editor.edit(task.photograph, task.mask, task.prompt, options=task.options)
+
+
+@given(st.integers(1, 5), st.integers(1, 3))
+def test_edits_together_are_what_each_is_alone(batch_size: int, candidates: int) -> None:
+    editor = Editor(GaussianModel())
+    asked = tasks(
+        editor, ("red", 0), ("green", 10), ("blue", 0), steps=3, batch_size=batch_size, candidates=candidates
+    )  # fmt: skip
+    for task, result in zip(asked, editor.edit_together(asked), strict=True):
+        right = alone(editor, task)
+        torch.testing.assert_close(result.latents.z_0, right.latents.z_0, rtol=0, atol=0)
+        assert [c.seed for c in result.candidates] == [c.seed for c in right.candidates]
+        np.testing.assert_array_equal(pixels(result), pixels(right))
+        assert result.prompt == task.prompt
+        assert set(result.seconds) == set(right.seconds)
+
+
+def test_a_network_keeps_the_edits_of_a_batch_apart(tiny_editor: Editor) -> None:
+    asked = tasks(tiny_editor, ("a red apple", 0), ("a photo of a cat", 10), candidates=1, steps=3)
+    for task, result in zip(asked, tiny_editor.edit_together(asked), strict=True):
+        off = pixels(result).astype(int) - pixels(alone(tiny_editor, task))
+        assert abs(off).max() <= 1  # by rounding: the batch is another
+
+
+def test_a_crop_of_several_edits_is_encoded_once(editor: Editor, model: GaussianModel) -> None:
+    asked = tasks(editor, ("red", 0), ("green", 10), ("blue", 10), steps=3, candidates=1)
+    model.calls = 0
+    editor.edit_together(asked)
+    assert model.calls == 1 + 3 + 2 * 3  # the crop, the steps, and each candidate and round trip decoded

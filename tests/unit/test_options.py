@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from bld.errors import BldError, InvalidInput
 from bld.options import (
+    BATCH,
     FIELDS,
     MAX_SEED,
     PRESETS,
+    BatchOptions,
     EditOptions,
     Preset,
     flag,
@@ -251,3 +253,23 @@ def test_the_last_candidates_seed_is_still_one() -> None:
     """Seeds count up from the first; the largest that a generator takes is MAX_SEED."""
     seed_high, candidates_high = RANGED["seed"][1], RANGED["candidates"][1]
     assert seed_high + candidates_high - 1 <= MAX_SEED
+
+
+# --- of a batch ---
+
+
+def test_a_batch_has_its_own_options() -> None:
+    assert set(BATCH).isdisjoint(FIELDS)
+    for option in BATCH.values():
+        assert option.metadata["help"]
+    assert BatchOptions(allow_host=["example.org"]).allow_host == ("example.org",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"workers": 0}, {"threads": 2.5}, {"retries": -1}, {"gpus_per_worker": -0.5}, {"limit": 0}],
+    ids=str,
+)
+def test_a_batch_refuses_what_is_out_of_range(option: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=flag(next(iter(option)))):
+        BatchOptions(**option)

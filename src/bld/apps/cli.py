@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bld.apps import evaluate, models, study
+from bld.apps.batch import command as batch
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(evaluate.app)
 app.add_typer(models.app)
 app.add_typer(study.app)
+app.add_typer(batch.app)
 app.add_typer(server.app)
 app.add_typer(studio.app)
 

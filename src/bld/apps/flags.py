@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from bld.options import FIELDS, LOADING, EditOptions, LoadOptions, flag
+from bld.options import BATCH, FIELDS, LOADING, BatchOptions, EditOptions, LoadOptions, flag
 
 MODEL, AUTO = "mini", "auto"
 LOCAL = "127.0.0.1"  # where servers listen unless told otherwise
@@ -91,6 +91,20 @@ def loading_parameter(name: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def batch_parameter(name: str) -> inspect.Parameter:
+    """A batch option as a typer parameter; None means that the user did not give it."""
+    option = BATCH[name]
+    takes: Any = (get_args(option.type) or (option.type,))[0]
+    if isinstance(option.default, tuple):
+        takes = list[str]
+    shown = f" (default {option.default})" if type(option.default) is int else ""
+    help_text = option.metadata["help"] + shown
+    annotation = Annotated[
+        takes | None, typer.Option(flag(name), help=help_text, show_default=False, rich_help_panel="Batch")
+    ]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
 def refuse_unreadable(image: Path, mask: Path, options: EditOptions) -> None:
     """Raise InvalidInput for files that cannot be edited, before a model is loaded."""
     from bld.images import open_photograph, read_mask
@@ -115,21 +129,28 @@ def with_edit_options(
 ) -> Callable[..., Any]:
     """Give a command a flag per field of EditOptions in `groups`; it gets the given ones as `changes`.
 
-    One that has a parameter `loading` gets a flag per field of LoadOptions too, and its options.
+    One that has a parameter `loading` gets a flag per field of LoadOptions too, and its options; likewise
+    `batch` and BatchOptions.
     """
     parameters = inspect.signature(command).parameters
     edits = [parameter(name, group) for group in groups for name in GROUPS[group]]
     loads = [loading_parameter(name) for name in LOADING] if "loading" in parameters else []
-    own = [p for p in parameters.values() if p.name not in ("changes", "loading")]
+    batches = [batch_parameter(name) for name in BATCH] if "batch" in parameters else []
+    own = [p for p in parameters.values() if p.name not in ("changes", "loading", "batch")]
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> Any:
-        changes, loading = ({p.name: given.pop(p.name) for p in flags} for flags in (edits, loads))
+        changes, loading, batch = (
+            {p.name: value for p in flags if (value := given.pop(p.name)) is not None}
+            for flags in (edits, loads, batches)
+        )
         if loads:
-            given["loading"] = LoadOptions(**{k: v for k, v in loading.items() if v is not None})
-        return command(**given, changes={k: v for k, v in changes.items() if v is not None})
+            given["loading"] = LoadOptions(**loading)
+        if batches:
+            given["batch"] = BatchOptions(**batch)
+        return command(**given, changes=changes)
 
-    every = [*own, *edits, *loads]
+    every = [*own, *batches, *edits, *loads]
     wrapped.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in every}
     return wrapped

@@ -22,12 +22,16 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What the command line was given beside the options: paths as typed, and where to run."""
+    """What the command line was given beside the options: paths as typed, and where to run.
+
+    sha256: of image and mask, where they are no files here.
+    """
 
     image: str
     mask: str
     loading: LoadOptions
     ranker: str
+    sha256: tuple[str | None, str | None] = (None, None)
 
 
 def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = None) -> dict[str, Any]:
@@ -46,7 +50,10 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
             "ranker": inputs.ranker,
             **dataclasses.asdict(result.options),
         },
-        "inputs_sha256": {"image": _sha256(inputs.image), "mask": _sha256(inputs.mask)},
+        "inputs_sha256": {
+            "image": inputs.sha256[0] or _sha256(inputs.image),
+            "mask": inputs.sha256[1] or _sha256(inputs.mask),
+        },
         "model": {"name": result.model, "revision": result.revision},
         "ranker": {"name": result.ranker, "revision": result.ranker_revision} if result.ranker else None,
         "crop": {"box": list(result.crop.box), "size": list(result.crop.size)},

@@ -46,6 +46,9 @@ class Step:
 
 Trajectory = Sequence[Step]
 
+Prompts = str | tuple[str, ...]
+"""One prompt for all latents of a batch, or one for each of them."""
+
 
 class LatentModel(Protocol):
     """A text-to-image latent diffusion model, loaded and ready. Read-only during an edit."""
@@ -74,7 +77,7 @@ class LatentModel(Protocol):
         """The end of the prompt that the model would not read; "" if it reads all of it."""
         ...
 
-    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
+    def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         """The steps from the start level that `options.strength` names down to clean; a fresh list
         per call, guidance included. `options` must be resolved; grid: h w of the latents.
         """

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from bld.errors import ModelUnavailable
-from bld.models.base import Trajectory
+from bld.models.base import Prompts, Trajectory
 from bld.models.networks import loading, whole_network
 from bld.models.single import SingleFile
 from bld.models.weights import fingerprint
@@ -134,21 +134,28 @@ class Family(ABC):
         """One pass of the network over n latents, each with its row of the condition; float32."""
 
     @abstractmethod
-    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
+    def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         """See `LatentModel.trajectory`."""
 
     def told(self, scale: float) -> Condition | None:
         """What a network that takes the guidance scale as an input is told; None: guidance runs it twice."""
         return None
 
+    def _conditions(self, prompt: Prompts, size: tuple[int, int]) -> Condition:
+        """A row for the prompt that all latents share, or a row for each prompt."""
+        if isinstance(prompt, str):
+            return self.condition(prompt, size)
+        told = {one: self.condition(one, size) for one in dict.fromkeys(prompt)}
+        return {key: torch.cat([told[one][key] for one in prompt]) for key in told[prompt[0]]}
+
     @torch.no_grad()
-    def guided(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Predict:
+    def guided(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Predict:
         """Classifier-free guidance (Ho and Salimans 2022); one pass where the scale is 1 or told."""
         scale = options.guidance_scale
         if scale is None:
             raise ValueError("options must be resolved")
         size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
-        d, told = self.condition(prompt, size), self.told(scale)
+        d, told = self._conditions(prompt, size), self.told(scale)
         null = None if scale == 1 or told is not None else self.null(options.negative_prompt, size)
         d.update(told or {})
 

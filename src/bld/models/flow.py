@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bld.models.base import Level, Trajectory
+from bld.models.base import Level, Prompts, Trajectory
 from bld.models.family import Family
 from bld.models.trajectory import deterministic, start
 from bld.options import EditOptions
@@ -37,7 +37,7 @@ class FlowFamily(Family):
         low, high = facts.get("base_shift", 0.5), facts.get("max_shift", 1.15)
         return float(low + (high - low) * (tokens - few) / (many - few))
 
-    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
+    def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         steps = options.steps

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bld.errors import InvalidInput, ModelUnavailable
-from bld.models.base import Level, Trajectory
+from bld.models.base import Level, Prompts, Trajectory
 from bld.models.family import Condition, Family, cut
 from bld.models.trajectory import Prediction, consistency, deterministic, start
 from bld.options import EditOptions
@@ -63,7 +63,7 @@ class UNetFamily(Family):
         embedding = self.pipe.get_guidance_scale_embedding(torch.tensor([scale - 1.0]), width)
         return {"guidance": embedding.to(self.device, self.dtype)}
 
-    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
+    def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         from diffusers import DDIMScheduler, LCMScheduler
 
         scheduler = (LCMScheduler if self.lcm else DDIMScheduler).from_config(self.scheduler)

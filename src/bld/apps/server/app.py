@@ -110,6 +110,9 @@ async def _edit(service: Service, request: Request) -> Response:
         raise ApiError(415, "unsupported_content_type", f"got {came}, expected multipart/form-data")
     async with request.form(max_files=8, max_fields=100) as form:
         order = await read_order(form, max_pixels=service.settings.max_pixels)
+    if order.as_url and not service.settings.links:
+        message = "response_format is url, which several replicas do not give; use b64_json"
+        raise ApiError(400, "invalid_value", message, param="response_format")
     outcomes = service.outcomes(order, request)
     if not order.stream:
         async with aclosing(outcomes):

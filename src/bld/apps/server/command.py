@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bld.apps.cluster import Address
 from bld.apps.flags import LOCAL, MODEL, with_edit_options
 from bld.apps.server.settings import Settings
 from bld.errors import InvalidInput, MissingExtra
@@ -46,6 +47,12 @@ def _serve(
     cors_origin: Annotated[
         list[str] | None, typer.Option(help="web page whose scripts may call, such as https://example.org")
     ] = None,
+    ray: Address = None,
+    replicas: Annotated[int, typer.Option(help="on Ray: how many processes have the models", min=1)] = 1,
+    gpus_per_replica: Annotated[
+        float | None,
+        typer.Option(help="on Ray: GPUs of each, such as 0.5 (default 1 if the cluster has any)", min=0),
+    ] = None,
     loading: LoadOptions,
     changes: dict[str, Any],
 ) -> None:
@@ -59,16 +66,25 @@ def _serve(
         api_keys=tuple(api_key or ()),
         cors_origins=tuple(cors_origin or ()),
         aliases=dict(map(_alias, alias or ())),
+        links=ray is None,
     )
     names = model or [MODEL]
     for meant in settings.aliases.values():
         if meant not in names:
             raise InvalidInput(f"--alias to {meant}: it is not served; there is {', '.join(names)}")
     try:
+        if ray is not None:
+            from bld.apps.server import ray as cluster
+
+            return cluster.run(
+                names, loading, settings, host=host, port=port, address=ray, replicas=replicas,
+                gpus=gpus_per_replica,
+            )  # fmt: skip
         from bld.apps.server.run import run
     except ImportError as error:
+        extra = "server" if ray is None else "server,ray"
         raise MissingExtra(
-            f"bld serve needs {error.name}: pip install 'blended-latent-diffusion[server]'"
+            f"bld serve needs {error.name}: pip install 'blended-latent-diffusion[{extra}]'"
         ) from error
     run(names, loading, settings, host=host, port=port)
 

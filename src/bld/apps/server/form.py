@@ -8,11 +8,12 @@ from starlette.datastructures import FormData, UploadFile
 
 from bld.apps.server.fields import AUTO, FILES, FORM, OPENAI, OWN, QUALITIES
 from bld.apps.server.problems import ApiError
+from bld.apps.typed import short, typed
 from bld.errors import InvalidInput
 from bld.options import PRESETS, EditOptions
 
 MISSING = "missing_required_parameter"
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+KINDS: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "number": float}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,32 +130,21 @@ def _value(name: str, text: Any) -> Any:
                 name, f"has {len(value)} characters; expected {longest} at most", "string_above_max_length"
             )
         if "pattern" in schema and not re.match(schema["pattern"], value):
-            raise _refused(name, f"is {_short(value)}; expected auto or WIDTHxHEIGHT, such as 1024x768")
+            raise _refused(name, f"is {short(value)}; expected auto or WIDTHxHEIGHT, such as 1024x768")
     if "enum" in schema and value not in schema["enum"]:
-        raise _refused(name, f"is {_short(text)}; expected one of {', '.join(schema['enum'])}")
+        raise _refused(name, f"is {short(text)}; expected one of {', '.join(schema['enum'])}")
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and (value < low or (high is not None and value > high)):
         span = f"at least {low}" if high is None else f"{low} to {high}"
-        raise _refused(name, f"is {_short(text)}; expected {span}")
+        raise _refused(name, f"is {short(text)}; expected {span}")
     return value
 
 
 def _of_type(name: str, text: str, kind: str) -> Any:
-    if kind == "string":
-        return text
-    if kind == "boolean":
-        if text.lower() not in _BOOLEANS:
-            raise _refused(name, f"is {_short(text)}; expected true or false")
-        return _BOOLEANS[text.lower()]
-    number = r"[+-]?\d{1,20}" if kind == "integer" else r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?"
-    if not re.fullmatch(number, text, re.ASCII):
-        wanted = "a whole number" if kind == "integer" else "a number"
-        raise _refused(name, f"is {_short(text)}; expected {wanted}")
-    return int(text) if kind == "integer" else float(text)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")
+    try:
+        return typed(text, KINDS[kind])
+    except ValueError as error:
+        raise _refused(name, f"is {short(text)}; expected {error}") from error
 
 
 def _refused(name: str, reason: str, code: str = "invalid_value") -> ApiError:

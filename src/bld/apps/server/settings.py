@@ -10,7 +10,8 @@ class Settings:
     """queue: edits that may wait. timeout: seconds from a request's arrival to its answer. max_body: bytes
     of a request, which must be there within upload_timeout seconds. max_pixels: of a picture.
     url_lifetime: seconds that the URL of a result is good for. drain: seconds that those are still served
-    for after a SIGTERM. api_keys: empty lets everyone in. aliases: other names of the models.
+    for after a SIGTERM. api_keys: empty lets everyone in. aliases: other names of the models. links: whether
+    results may be asked for as URLs.
     """
 
     queue: int = 16
@@ -23,3 +24,4 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
+    links: bool = True

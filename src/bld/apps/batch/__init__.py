@@ -1,0 +1,1 @@
+"""Batch: thousands of edits from a manifest, by several workers, here or on a cluster."""
