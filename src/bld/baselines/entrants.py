@@ -1,0 +1,28 @@
+"""The systems that the paper compares with, by name: with small weights of the package, or published ones."""
+
+from pathlib import Path
+
+from bld.baselines.glide import Glide
+from bld.baselines.guide import ClipGuide
+from bld.baselines.paint_by_word import PaintByWord
+from bld.baselines.painter import Painter
+from bld.baselines.pixels import BLENDED_DIFFUSION, LOCAL_CLIP_GUIDED, GuidedPixels, PixelDiffusion
+
+BUNDLED = Path(__file__).parent / "mini"
+GUIDED = ("blended-diffusion", "local-clip", "paintbyword")  # by CLIP
+PAINTERS = (*GUIDED, "glide-filtered", "glide-masked")
+
+
+def load_painter(name: str, where: Path | None, guide: Path, *, pickles: bool = False) -> Painter:
+    """The painter of a name in PAINTERS. where: its weights, if not the small ones of the package.
+
+    guide: the folder of the CLIPModel that guides those in GUIDED. Raises ModelUnavailable for weights that
+    are not whole or are another's.
+    """
+    if name not in GUIDED:
+        return Glide.load(where or BUNDLED / "glide", masked=name == "glide-masked", pickles=pickles)
+    clip = ClipGuide.load(guide)
+    if name == "paintbyword":
+        return PaintByWord.load(where or BUNDLED / "vqgan", clip, pickles=pickles)
+    model = PixelDiffusion.load(where or BUNDLED / "pixels", pickles=pickles)
+    return GuidedPixels(model, clip, BLENDED_DIFFUSION if name == "blended-diffusion" else LOCAL_CLIP_GUIDED)
