@@ -50,7 +50,10 @@ def timed(
     return found
 
 
-def parameters(model: Any) -> int:
-    """How many parameters the networks of a model or a ranker have, taken together."""
-    networks = {id(part): part for part in vars(model).values() if isinstance(part, torch.nn.Module)}
+def parameters(*systems: Any) -> int:
+    """How many parameters the networks of models, painters or rankers have, each counted once."""
+    networks: dict[int, torch.nn.Module] = {}
+    for system in systems:
+        parts = [part for own in vars(system).values() for part in (own, getattr(own, "unet", None))]
+        networks |= {id(part): part for part in parts if isinstance(part, torch.nn.Module)}
     return sum(weight.numel() for part in networks.values() for weight in part.parameters())
