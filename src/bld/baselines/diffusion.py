@@ -84,14 +84,15 @@ def posterior(
 
 
 def predicted(
-    output: torch.Tensor, x_t: torch.Tensor, alpha_bar: float
+    output: torch.Tensor, x_t: torch.Tensor, alpha_bar: float, guess: torch.Tensor | float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The noise in x_t, and the share of variance, from what a network said of it.
 
-    As many channels as x_t has are v (the small networks of this package); twice as many are the noise
-    and the share, -1 to 1 (the published ones).
+    Twice as many channels as x_t has are the noise and the share, -1 to 1 (the published networks). As many
+    are the clean picture, beside a guess of it if there is one (the small networks of this package: a short
+    training gets that right first, where noise that is wrong by a little stays in the picture).
     """
     if output.shape[1] == x_t.shape[1]:
-        return alpha_bar**0.5 * output + (1 - alpha_bar) ** 0.5 * x_t, None
+        return (x_t - alpha_bar**0.5 * (guess + output)) / (1 - alpha_bar) ** 0.5, None
     eps, share = output.chunk(2, 1)
     return eps, (share + 1) / 2

@@ -149,7 +149,7 @@ class Glide:
         def finer(x_t: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor | None]:
             seen = torch.cat([fine.shown(x_t), low], 1)
             output = self.upsampler(seen, torch.full((len(seen),), level.t), words)
-            return predicted(output, x_t, level.alpha_bar)
+            return predicted(output, x_t, level.alpha_bar, low)
 
         levels = ladder(linear_alpha_bar(), fast27())
         return _sampled(finer, levels, fine, generators, lambda done: progress(steps + done), COLDER)
