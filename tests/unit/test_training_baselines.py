@@ -116,7 +116,9 @@ def test_all_are_trained_and_enter(
     for part, needs in (("vqgan", "autoencoder"), ("glide", "pixels")):
         with pytest.raises(InvalidInput, match=f"no {needs} yet"):
             training.run(part)  # type: ignore[arg-type]
-    for part in ("autoencoder", "pixels", "vqgan", "glide"):
+    with pytest.raises(InvalidInput, match="no pixels, vqgan, glide yet"):
+        training.run("export-baselines")
+    for part in ("autoencoder", "pixels", "vqgan", "glide", "export-baselines"):
         training.run(part)  # type: ignore[arg-type]
     x, m = torch.zeros(1, 3, 128, 128), torch.zeros(128, 128)
     m[30:90, 40:80] = 1
@@ -128,7 +130,7 @@ def test_all_are_trained_and_enter(
         part = {"paintbyword": "vqgan", "glide-filtered": "glide", "glide-masked": "glide"}.get(
             name, "pixels"
         )
-        painter = load_painter(name, tmp_path / part, tmp_path / "clip")
+        painter = load_painter(name, tmp_path / "baselines" / part, tmp_path / "clip")
         side = painter.side
         made = painter.paint(
             x[..., :side, :side], m[:side, :side], "a ball", seeds=[1], options=options,

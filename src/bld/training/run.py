@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import PartialState
 
+from bld.baselines.entrants import BUNDLED as BASELINES
 from bld.errors import InvalidInput
 from bld.models.load import BUNDLED, find, pick_device
 from bld.training import autoencoder, glide, judge, pixels, ranker, text_encoder, text_to_image, vqgan
@@ -24,7 +25,7 @@ from bld.training.data import (
     load_scenery,
     load_sprites,
 )
-from bld.training.export import export
+from bld.training.export import export, export_baselines
 from bld.training.loop import OutOfTime
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
@@ -32,7 +33,7 @@ from bld.training.vocabulary import Name, vocabulary
 log = logging.getLogger(__name__)
 Part = Literal[
     "autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet", "all",
-    "pixels", "vqgan", "glide",
+    "pixels", "vqgan", "glide", "export-baselines",
 ]  # fmt: skip
 ALL: tuple[Part, ...] = (
     "autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet"
@@ -158,6 +159,11 @@ class Training:
         target = self.folder / "model"
         export(self.folder, target, guidance_scale=self.recipe.guidance_scale)
         log.info("model written to %s; the bundled one lies at %s", target, BUNDLED / "mini")
+
+    def export_baselines(self) -> None:
+        target = self.folder / "baselines"
+        export_baselines(self.folder, target)
+        log.info("baselines written to %s; the bundled ones lie at %s", target, BASELINES)
 
     def sheet(self) -> None:
         from bld.classify import load_classifier
