@@ -33,12 +33,14 @@ def filled(module: nn.Module, spread: float = 0.1) -> nn.Module:
 
 def tiny_baselines(folder: Path) -> Path:
     """Write pixels, vqgan, glide and the CLIP that guides into a folder, and return it."""
-    filled(UNet(PIXELS)).save_pretrained(folder / "pixels")
+    filled(UNet(PIXELS), 0.3).save_pretrained(folder / "pixels")
     filled(VQModel(**VQGAN), 0.2).save_pretrained(folder / "vqgan")
     words = tokenizer.train(list(CAPTIONS), 640, 12, folder / "glide" / TOKENIZER)
     text = Text(vocabulary=len(words), tokens=12, width=16, layers=1, heads=2)
     small = {**vars(PIXELS), "text": text}
-    filled(UNet(Shape(**{**small, "side": SIDE // 2, "inputs": 7}))).save_pretrained(folder / "glide" / BASE)
-    filled(UNet(Shape(**{**small, "inputs": 10}))).save_pretrained(folder / "glide" / UPSAMPLER)
+    filled(UNet(Shape(**{**small, "side": SIDE // 2, "inputs": 7})), 0.3).save_pretrained(
+        folder / "glide" / BASE
+    )
+    filled(UNet(Shape(**{**small, "inputs": 10})), 0.3).save_pretrained(folder / "glide" / UPSAMPLER)
     tiny_clip(folder / "clip")
     return folder

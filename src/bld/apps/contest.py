@@ -24,7 +24,7 @@ from bld.evaluation.methods import ByEditor, Folder, Function, Method, Remote, b
 from bld.evaluation.run import SETTINGS, Judges, rows, run, settle
 from bld.evaluation.suite import Suite
 from bld.images import save_png
-from bld.models.load import find
+from bld.models.load import find, pick_device
 from bld.options import PRESETS, EditOptions, LoadOptions, check
 from bld.rank import RANKER_FILES, load_ranker
 
@@ -107,8 +107,10 @@ class Entry:
             return Editor.from_pretrained(self.model, ranker=self.ranker, options=self.loading)
         clip = find(self.model) / "ranker" if self.ranker == "auto" else find(self.ranker, RANKER_FILES)
         weights = Path(where).expanduser() if where else None
-        painter = load_painter(kind, weights, clip, pickles=self.loading.allow_pickle)
-        return BaselineEditor(painter, load_ranker(self.ranker, self.model, device=self.loading.device))
+        device = pick_device(self.loading.device)
+        painter = load_painter(kind, weights, clip, device=device, pickles=self.loading.allow_pickle)
+        ranker = load_ranker(self.ranker, self.model, device=self.loading.device)
+        return BaselineEditor(painter, ranker, device=device)
 
     @contextmanager
     def method(

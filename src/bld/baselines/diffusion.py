@@ -83,9 +83,13 @@ def posterior(
     return mean, variance
 
 
+Prediction = tuple[torch.Tensor, torch.Tensor | None]
+"""The noise in x_t, and the share of variance as `posterior` takes it."""
+
+
 def predicted(
     output: torch.Tensor, x_t: torch.Tensor, alpha_bar: float, guess: torch.Tensor | float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> Prediction:
     """The noise in x_t, and the share of variance, from what a network said of it.
 
     Twice as many channels as x_t has are the noise and the share, -1 to 1 (the published networks). As many

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from bld.baselines.glide import Glide
 from bld.baselines.guide import ClipGuide
 from bld.baselines.paint_by_word import PaintByWord
@@ -13,16 +15,30 @@ GUIDED = ("blended-diffusion", "local-clip", "paintbyword")  # by CLIP
 PAINTERS = (*GUIDED, "glide-filtered", "glide-masked")
 
 
-def load_painter(name: str, where: Path | None, guide: Path, *, pickles: bool = False) -> Painter:
+def load_painter(
+    name: str,
+    where: Path | None,
+    guide: Path,
+    *,
+    device: torch.device | str = "cpu",
+    pickles: bool = False,
+) -> Painter:
     """The painter of a name in PAINTERS. where: its weights, if not the small ones of the package.
 
     guide: the folder of the CLIPModel that guides those in GUIDED. Raises ModelUnavailable for weights that
     are not whole or are another's.
     """
     if name not in GUIDED:
-        return Glide.load(where or BUNDLED / "glide", masked=name == "glide-masked", pickles=pickles)
+        glide = Glide.load(where or BUNDLED / "glide", masked=name == "glide-masked", pickles=pickles)
+        glide.base.to(device)
+        glide.upsampler.to(device)
+        return glide
     clip = ClipGuide.load(guide)
+    clip.clip.to(device)
     if name == "paintbyword":
-        return PaintByWord.load(where or BUNDLED / "vqgan", clip, pickles=pickles)
+        painter = PaintByWord.load(where or BUNDLED / "vqgan", clip, pickles=pickles)
+        painter.vqgan.to(device)
+        return painter
     model = PixelDiffusion.load(where or BUNDLED / "pixels", pickles=pickles)
+    model.unet.to(device)
     return GuidedPixels(model, clip, BLENDED_DIFFUSION if name == "blended-diffusion" else LOCAL_CLIP_GUIDED)

@@ -4,7 +4,7 @@ The schedule, the guidance and the order of things are those of the released not
 it GLIDE-masked, which is shown nothing of the photograph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from bld.baselines.checkpoints import read_checkpoint
 from bld.baselines.diffusion import (
     Level,
+    Prediction,
     clean,
     cosine_alpha_bar,
     even,
@@ -107,7 +108,7 @@ class Glide:
     def excess(self, prompt: str) -> str:
         ids = self.tokenizer(prompt, verbose=False)["input_ids"]
         limit = self.base.positional_embedding.shape[0]
-        return str(self.tokenizer.decode(ids[limit:])) if len(ids) > limit else ""
+        return str(self.tokenizer.decode(ids[limit:], skip_special_tokens=True)) if len(ids) > limit else ""
 
     def passes(self, steps: int) -> int:
         return steps + len(fast27())
@@ -125,51 +126,75 @@ class Glide:
     ) -> torch.Tensor:
         steps, scale = options.steps or self.steps, options.guidance_scale or self.guidance_scale
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        small = F.avg_pool2d(x, self.factor)
         kept = 1 - F.max_pool2d(m[None, None], self.factor)  # a place that is edited at all is unknown
-        base, fine = Known(small, kept), Known(x, F.interpolate(kept, scale_factor=float(self.factor)))
         if self.masked:
-            base, fine = (Known(k.x, torch.zeros_like(k.m)) for k in (base, fine))
-        told, untold = self._read(prompt), self._read("")
-        text = torch.cat([told.expand(len(seeds), -1, -1), untold.expand(len(seeds), -1, -1)])
+            kept = torch.zeros_like(kept)
+        known = Known(F.avg_pool2d(x, self.factor), kept)
+        small = self._drawn(known, prompt, steps, scale, generators, progress)
+        known = Known(x, self._grown(kept, "nearest"))
+        return self._finished(small, known, prompt, generators, lambda done: progress(steps + done))
 
-        def guided(x_t: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor | None]:
-            seen = base.shown(x_t).repeat(2, 1, 1, 1)
-            output = self.base(seen, torch.full((len(seen),), level.t), text)
-            with_text, without = output.chunk(2)
-            eps, share = predicted(with_text, x_t, level.alpha_bar)
-            plain, _ = predicted(without, x_t, level.alpha_bar)
+    def _drawn(
+        self,
+        known: Known,
+        prompt: str,
+        steps: int,
+        scale: float,
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+    ) -> torch.Tensor:
+        """The base's pictures, with classifier-free guidance."""
+        texts = [self._read(self.base, words).expand(len(generators), -1, -1) for words in (prompt, "")]
+        text = torch.cat(texts)
+
+        def predict(x_t: torch.Tensor, level: Level) -> Prediction:
+            seen = known.shown(x_t).repeat(2, 1, 1, 1)
+            told, untold = self.base(seen, seen.new_full((len(seen),), level.t), text).chunk(2)
+            eps, share = predicted(told, x_t, level.alpha_bar)
+            plain, _ = predicted(untold, x_t, level.alpha_bar)
             return plain + scale * (eps - plain), share
 
-        levels = ladder(cosine_alpha_bar(), even(steps))
-        low = eight_bits(_sampled(guided, levels, base, generators, progress, 1.0))
-        low = F.interpolate(low, scale_factor=float(self.factor), mode="bilinear")
-        words = self._read(prompt, self.upsampler).expand(len(seeds), -1, -1)
+        return _sampled(predict, ladder(cosine_alpha_bar(), even(steps)), known, generators, progress)
 
-        def finer(x_t: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor | None]:
-            seen = torch.cat([fine.shown(x_t), low], 1)
-            output = self.upsampler(seen, torch.full((len(seen),), level.t), words)
+    def _finished(
+        self,
+        small: torch.Tensor,
+        known: Known,
+        prompt: str,
+        generators: Sequence[torch.Generator],
+        progress: Progress,
+    ) -> torch.Tensor:
+        """The base's pictures at the upsampler's size; without guidance, from noise that is a little less."""
+        low = self._grown(eight_bits(small), "bilinear")
+        text = self._read(self.upsampler, prompt).expand(len(low), -1, -1)
+
+        def predict(x_t: torch.Tensor, level: Level) -> Prediction:
+            seen = torch.cat([known.shown(x_t), low], 1)
+            output = self.upsampler(seen, seen.new_full((len(seen),), level.t), text)
             return predicted(output, x_t, level.alpha_bar, low)
 
         levels = ladder(linear_alpha_bar(), fast27())
-        return _sampled(finer, levels, fine, generators, lambda done: progress(steps + done), COLDER)
+        return _sampled(predict, levels, known, generators, progress, temperature=COLDER)
 
-    def _read(self, prompt: str, network: UNet | None = None) -> torch.Tensor:
+    def _grown(self, x: torch.Tensor, mode: str) -> torch.Tensor:
+        return F.interpolate(x, scale_factor=float(self.factor), mode=mode)
+
+    def _read(self, network: UNet, prompt: str) -> torch.Tensor:
         """What a network's text transformer makes of a prompt, 1 tokens width; the end token pads."""
-        network = network or self.base
         limit, end = network.positional_embedding.shape[0], self.tokenizer.eos_token_id
         ids = self.tokenizer(prompt, verbose=False)["input_ids"][:limit]
-        tokens = torch.tensor([ids + [end] * (limit - len(ids))])
+        tokens = torch.tensor([ids + [end] * (limit - len(ids))], device=network.positional_embedding.device)
         return network.read(tokens, tokens != end)
 
 
 def _sampled(
-    predict: Any,
+    predict: Callable[[torch.Tensor, Level], Prediction],
     levels: Sequence[Level],
     known: Known,
     generators: Sequence[torch.Generator],
     progress: Progress,
-    temperature: float,
+    *,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """Ancestral sampling with the known part put right in every guess of the clean picture."""
 

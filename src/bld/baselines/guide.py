@@ -42,7 +42,7 @@ class ClipGuide:
     @torch.no_grad()
     def text(self, prompt: str) -> torch.Tensor:
         """The prompt's direction: 1 d, of unit length. What the tokenizer does not read is cut."""
-        words = self.tokenizer(prompt, truncation=True, return_tensors="pt")
+        words = self.tokenizer(prompt, truncation=True, return_tensors="pt").to(self.clip.device)
         return F.normalize(self.clip.get_text_features(**words).pooler_output)
 
     def image(self, x: torch.Tensor) -> torch.Tensor:

@@ -97,9 +97,12 @@ class Canvas:
 class BaselineEditor(Editor):
     """The editor with a painter in the place of the method."""
 
-    def __init__(self, painter: Painter, ranker: Ranker | None) -> None:
+    def __init__(
+        self, painter: Painter, ranker: Ranker | None, *, device: torch.device | str = "cpu"
+    ) -> None:
+        """device: where the painter's networks are."""
         super().__init__(Canvas(painter), ranker)
-        self.painter = painter
+        self.painter, self.device = painter, device
 
     def _blend(
         self, task: Task, z_init: torch.Tensor, stages: Stages, preview: Callable[[Preview], None] | None
@@ -107,14 +110,15 @@ class BaselineEditor(Editor):
         """The pictures of every candidate, a micro-batch at a time."""
         options, seeds = task.options, task.seeds
         batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
-        m = (torch.from_numpy(task.seen_mask()) > 0).to(z_init)
+        x = z_init.to(self.device)
+        m = (torch.from_numpy(task.seen_mask()) > 0).to(x)
         passes, made = self.painter.passes(options.steps or self.painter.steps), []
         with stages.stage("paint", passes * len(batches)) as done:
             for number, batch in enumerate(batches):
                 made.append(
                     self.painter.paint(
-                        z_init, m, task.prompt, seeds=batch, options=options,
+                        x, m, task.prompt, seeds=batch, options=options,
                         progress=lambda step, before=passes * number: done(before + step),  # type: ignore[misc]
                     )
                 )  # fmt: skip
-        return Latents(z_init, torch.cat(made), tuple(seeds))
+        return Latents(z_init, torch.cat(made).to(z_init), tuple(seeds))

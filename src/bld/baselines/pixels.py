@@ -145,7 +145,7 @@ class _Losses:
         for i, generator in enumerate(self.generators):
             one = (x_in * self.m)[i : i + 1]
             far = self.guide.distance(one, self.d, augmentations=g.augmentations, generator=generator)
-            total = total + g.clip * far * (torch.arange(len(x_0)) == i)
+            total = total + g.clip * far * (torch.arange(len(x_0), device=x_0.device) == i)
         if g.background:
             total = total + g.background * background_distance(x_in, self.x, self.m, self.perceptual)
         return total.sum()
