@@ -137,7 +137,7 @@ def _train(
             begin_with(unet, UNet.from_pretrained(folder / "pixels"))
         learn_names(unet, words, tokenizer, names, r.naming, generator)
     alpha_bar = linear_alpha_bar() if upsampler else cosine_alpha_bar()
-    samples = r.upsampler_samples if upsampler else r.samples
+    samples = r.samples // 3 if upsampler else r.samples
     run = Run(
         folder, f"glide_{part}", {part: unet}, generator, samples, r.batch, r.learning_rate,
         deadline=recipe.deadline,
