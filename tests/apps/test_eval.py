@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.apps.conftest import Run
 from tests.apps.servers import Running, running
+from tests.baselines import tiny_baselines
 
 FEW = ("--candidates", "2", "--steps", "2")
 
@@ -137,5 +138,19 @@ def test_times(suite: Path, bld: Run, model: Path) -> None:
     )
     code, out, _ = bld("eval", "time", *words)
     assert code == 0
-    assert "| stitch | 2 |" in out
-    assert "Parameters: model" in out
+    assert "| bld | stitch | 2 |" in out
+    assert "| method | parameters, M |" in out
+    code, _, err = bld("eval", "time", *words, "--methods", "blended-diffusion")
+    assert (code, "name it with --ranker" in err) == (2, True), "the tiny model has no CLIP"
+    code, _, err = bld("eval", "time", *words, "--methods", "folder:x")
+    assert (code, "what can be timed" in err) == (2, True)
+
+
+def test_baselines_are_timed_too(suite: Path, tmp_path: Path, bld: Run) -> None:
+    tiny = tiny_baselines(tmp_path / "tiny")
+    words = ("--suite", suite, "--repeats", "1", "--candidates", "2")
+    code, out, _ = bld("eval", "time", *words, "--methods", f"glide-filtered:{tiny / 'glide'}")
+    assert code == 0
+    assert [line.rsplit(" | ", 1)[0] for line in out.splitlines() if "glide" in line][:2] == [
+        "| glide-filtered | stitch | 1", "| glide-filtered | stitch | 2",
+    ]  # fmt: skip

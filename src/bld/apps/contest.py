@@ -12,7 +12,7 @@ from PIL import Image
 
 from bld.apps.contact import contact_sheet, fitted
 from bld.apps.progress import quiet_libraries, shown
-from bld.baselines.entrants import PAINTERS, load_painter
+from bld.baselines.entrants import GUIDED, PAINTERS, load_painter
 from bld.baselines.painter import BaselineEditor
 from bld.baselines.remote import RemoteEdits
 from bld.classify import load_classifier
@@ -24,7 +24,7 @@ from bld.evaluation.methods import ByEditor, Folder, Function, Method, Remote, b
 from bld.evaluation.run import SETTINGS, Judges, rows, run, settle
 from bld.evaluation.suite import Suite
 from bld.images import save_png
-from bld.models.load import find, pick_device
+from bld.models.load import find, is_single, pick_device
 from bld.options import PRESETS, EditOptions, LoadOptions, check
 from bld.rank import RANKER_FILES, load_ranker
 
@@ -105,12 +105,23 @@ class Entry:
         """Our editor, or a baseline's."""
         if kind == "bld":
             return Editor.from_pretrained(self.model, ranker=self.ranker, options=self.loading)
-        clip = find(self.model) / "ranker" if self.ranker == "auto" else find(self.ranker, RANKER_FILES)
         weights = Path(where).expanduser() if where else None
         device = pick_device(self.loading.device)
+        clip = self._clip() if kind in GUIDED else None
         painter = load_painter(kind, weights, clip, device=device, pickles=self.loading.allow_pickle)
         ranker = load_ranker(self.ranker, self.model, device=self.loading.device)
         return BaselineEditor(painter, ranker, device=device)
+
+    def _clip(self) -> Path:
+        """The folder of the CLIP that guides. Raises InvalidInput if there is none."""
+        if self.ranker not in ("auto", "none"):
+            return find(self.ranker, RANKER_FILES)
+        own = None if is_single(self.model) else find(self.model) / "ranker"
+        if own is None or not own.is_dir():
+            raise InvalidInput(
+                f"{self.model} has no CLIP of its own, and baselines need one: name it with --ranker"
+            )
+        return own
 
     @contextmanager
     def method(
@@ -223,14 +234,16 @@ def time_table(
             raise InvalidInput(f"--methods {asked}: what can be timed is all, {', '.join(ALL)}")
         editor = entry.editor(kind, where)
         painter = editor.painter if isinstance(editor, BaselineEditor) else None
-        batch = candidates or (painter.candidates if painter else PRESETS["paper"]["candidates"])
+        most = painter.candidates if painter else PRESETS["paper"]["candidates"]
+        batch = min(candidates or most, most) if painter else candidates or most
+        options = baseline_options(painter, EditOptions(), most=None, steps=None) if painter else None
         with shown(quiet=False) as (_, progress):
             times = timing.timed(
-                editor, found, candidates=sorted({1, batch}), ways=[painter.reconstruct] if painter else ways,
+                editor, found, options=options, candidates=sorted({1, batch}), ways=[painter.reconstruct] if painter else ways,
                 repeats=repeats, progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
             )  # fmt: skip
         lines += [f"| {name} | {row.reconstruct} | {row.candidates} | {row.seconds:.2f} |" for row in times]
         sizes.append(f"| {name} | {timing.parameters(painter or editor.model) / 1e6:.1f} |")
-        if editor.ranker is not None:
-            ranks = timing.parameters(editor.ranker) / 1e6
-    return "\n".join([*lines, "", *sizes, "", f"The ranker, which also guides: {ranks:.1f} M."])
+    ranker = timing.parameters(editor.ranker) / 1e6 if editor.ranker else 0.0
+    sizes.append(f"| the ranker, which also guides | {ranker:.1f} |")
+    return "\n".join([*lines, "", *sizes])

@@ -18,21 +18,23 @@ PAINTERS = (*GUIDED, "glide-filtered", "glide-masked")
 def load_painter(
     name: str,
     where: Path | None,
-    guide: Path,
+    guide: Path | None,
     *,
     device: torch.device | str = "cpu",
     pickles: bool = False,
 ) -> Painter:
     """The painter of a name in PAINTERS. where: its weights, if not the small ones of the package.
 
-    guide: the folder of the CLIPModel that guides those in GUIDED. Raises ModelUnavailable for weights that
-    are not whole or are another's.
+    guide: the folder of the CLIPModel that guides those in GUIDED; others need none. Raises ModelUnavailable
+    for weights that are not whole or are another's.
     """
     if name not in GUIDED:
         glide = Glide.load(where or BUNDLED / "glide", masked=name == "glide-masked", pickles=pickles)
         glide.base.to(device)
         glide.upsampler.to(device)
         return glide
+    if guide is None:
+        raise ValueError(f"{name} is guided by a CLIP")
     clip = ClipGuide.load(guide)
     clip.clip.to(device)
     if name == "paintbyword":
