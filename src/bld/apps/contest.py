@@ -239,8 +239,9 @@ def time_table(
         options = baseline_options(painter, EditOptions(), most=None, steps=None) if painter else None
         with shown(quiet=False) as (_, progress):
             times = timing.timed(
-                editor, found, options=options, candidates=sorted({1, batch}), ways=[painter.reconstruct] if painter else ways,
-                repeats=repeats, progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
+                editor, found, options=options, candidates=sorted({1, batch}), repeats=repeats,
+                ways=[painter.reconstruct] if painter else ways,
+                progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
             )  # fmt: skip
         lines += [f"| {name} | {row.reconstruct} | {row.candidates} | {row.seconds:.2f} |" for row in times]
         sizes.append(f"| {name} | {timing.parameters(painter or editor.model) / 1e6:.1f} |")
