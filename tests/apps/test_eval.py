@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bld.baselines import entrants
 from tests.apps.conftest import Run
 from tests.apps.servers import Running, running
 from tests.baselines import tiny_baselines
@@ -59,8 +60,11 @@ def test_a_run_its_report_and_going_on(
     assert (run / "report.md").read_text() == text
 
 
-def test_every_system_of_the_paper_enters(suite: Path, tmp_path: Path, bld: Run) -> None:
-    """The bundled weights, a few steps: our editor and all baselines in one table, then the ranking's."""
+def test_every_system_of_the_paper_enters(
+    suite: Path, tmp_path: Path, bld: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our editor and all baselines, tiny ones, in one table; then the ranking's."""
+    monkeypatch.setattr(entrants, "BUNDLED", tiny_baselines(tmp_path / "tiny"))
     few = ("--cases", "1", "--candidates", "2", "--steps", "2", "--baseline-steps", "2")
     asked = ("eval", "run", "--suite", suite, "--output", tmp_path / "run", "--methods", "all", *few)
     assert bld(*asked)[0] == 0
@@ -81,9 +85,13 @@ def test_every_system_of_the_paper_enters(suite: Path, tmp_path: Path, bld: Run)
     assert bld(*asked[:-2], "--baseline-steps", "3")[0] == 2, "rows of other settings do not mix"
 
 
-def test_a_damaged_baseline_is_one_line(suite: Path, tmp_path: Path, bld: Run) -> None:
+def test_a_damaged_baseline_is_one_line(
+    suite: Path, tmp_path: Path, bld: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrants, "BUNDLED", tmp_path)
     (tmp_path / "weights.pt").write_bytes(b"nothing")
     for words, says in (
+        (("glide-masked",), "make them with bld train glide"),
         ((f"blended-diffusion:{tmp_path}/nowhere.pt",), "no such file"),
         ((f"paintbyword:{tmp_path}/weights.pt",), "--allow-pickle"),
         ((f"paintbyword:{tmp_path}/weights.pt", "--allow-pickle"), "cannot be read"),

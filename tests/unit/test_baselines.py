@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from bld import EditOptions
 from bld.baselines import pixels
-from bld.baselines.entrants import PAINTERS, load_painter
+from bld.baselines.entrants import PAINTERS, PARTS, load_painter
 from bld.baselines.glide import Known, eight_bits
 from bld.baselines.painter import BaselineEditor, Painter, background_distance
 from bld.baselines.unet import UNet
@@ -37,8 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def painter(tiny: Path) -> "Loader":
-    places = {"blended-diffusion": "pixels", "local-clip": "pixels", "paintbyword": "vqgan"}
-    return cache(lambda name: load_painter(name, tiny / places.get(name, "glide"), tiny / "clip"))
+    return cache(lambda name: load_painter(name, tiny / PARTS[name], tiny / "clip"))
 
 
 Loader = type(lambda name: name)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bld.baselines.entrants import PAINTERS, load_painter
+from bld.baselines.entrants import PAINTERS, PARTS, load_painter
 from bld.baselines.unet import UNet
 from bld.errors import InvalidInput
 from bld.options import EditOptions, resolve
@@ -127,10 +127,7 @@ def test_all_are_trained_and_enter(
         EditOptions(steps=2, seed=1), steps=2, guidance_scale=2.0, shrink=False, soft_mask=False, feather=0
     )
     for name in PAINTERS:
-        part = {"paintbyword": "vqgan", "glide-filtered": "glide", "glide-masked": "glide"}.get(
-            name, "pixels"
-        )
-        painter = load_painter(name, tmp_path / "baselines" / part, tmp_path / "clip")
+        painter = load_painter(name, tmp_path / "baselines" / PARTS[name], tmp_path / "clip")
         side = painter.side
         made = painter.paint(
             x[..., :side, :side], m[:side, :side], "a ball", seeds=[1], options=options,

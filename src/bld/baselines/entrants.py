@@ -9,10 +9,12 @@ from bld.baselines.guide import ClipGuide
 from bld.baselines.paint_by_word import PaintByWord
 from bld.baselines.painter import Painter
 from bld.baselines.pixels import BLENDED_DIFFUSION, LOCAL_CLIP_GUIDED, GuidedPixels, PixelDiffusion
+from bld.errors import ModelUnavailable
 
 BUNDLED = Path(__file__).parent / "mini"
 GUIDED = ("blended-diffusion", "local-clip", "paintbyword")  # by CLIP
 PAINTERS = (*GUIDED, "glide-filtered", "glide-masked")
+PARTS = dict(zip(PAINTERS, ("pixels", "pixels", "vqgan", "glide", "glide"), strict=True))  # of bld train
 
 
 def load_painter(
@@ -28,8 +30,9 @@ def load_painter(
     guide: the folder of the CLIPModel that guides those in GUIDED; others need none. Raises ModelUnavailable
     for weights that are not whole or are another's.
     """
+    where = where or _bundled(name)
     if name not in GUIDED:
-        glide = Glide.load(where or BUNDLED / "glide", masked=name == "glide-masked", pickles=pickles)
+        glide = Glide.load(where, masked=name == "glide-masked", pickles=pickles)
         glide.base.to(device)
         glide.upsampler.to(device)
         return glide
@@ -38,9 +41,20 @@ def load_painter(
     clip = ClipGuide.load(guide)
     clip.clip.to(device)
     if name == "paintbyword":
-        painter = PaintByWord.load(where or BUNDLED / "vqgan", clip, pickles=pickles)
+        painter = PaintByWord.load(where, clip, pickles=pickles)
         painter.vqgan.to(device)
         return painter
-    model = PixelDiffusion.load(where or BUNDLED / "pixels", pickles=pickles)
+    model = PixelDiffusion.load(where, pickles=pickles)
     model.unet.to(device)
     return GuidedPixels(model, clip, BLENDED_DIFFUSION if name == "blended-diffusion" else LOCAL_CLIP_GUIDED)
+
+
+def _bundled(name: str) -> Path:
+    """The package's own weights of a painter. Raises ModelUnavailable if it has none."""
+    folder = BUNDLED / PARTS[name]
+    if not folder.is_dir():
+        raise ModelUnavailable(
+            f"{name}: the package has no weights of it; make them with bld train {PARTS[name]}, or take "
+            f"published ones, and name them: {name}:PATH"
+        )
+    return folder
