@@ -121,7 +121,7 @@ class Preview:
 
 
 @dataclass
-class _Stages:
+class Stages:
     """Times the stages of an edit and reports how far each is."""
 
     progress: Progress | None
@@ -188,7 +188,7 @@ class Editor:
         if options is not None and changes:
             raise TypeError("give options=EditOptions(...) or single options, not both")
         task = check(self.model, image, mask, prompt, options or EditOptions(**changes))
-        stages = _Stages(progress)
+        stages = Stages(progress)
         with stages.stage("encode", 1) as done:
             z_init = self.model.encode(task.x())
             done(1)
@@ -242,9 +242,9 @@ class Editor:
                 f"the latents have {latents.z_init.shape[-2]}x{latents.z_init.shape[-1]} cells, this edit "
                 f"{task.grid[0]}x{task.grid[1]}: give the picture and mask that made them"
             )
-        return self._finish(task, latents, _Stages(progress), None)
+        return self._finish(task, latents, Stages(progress), None)
 
-    def _finish(self, task: Task, latents: Latents, stages: _Stages, ranker: Ranker | None) -> EditResult:
+    def _finish(self, task: Task, latents: Latents, stages: Stages, ranker: Ranker | None) -> EditResult:
         """Decode every candidate, rank them and reconstruct their backgrounds."""
         with stages.stage("decode", 1 + len(latents.seeds)) as done:
             decoded = []
@@ -308,7 +308,7 @@ class Editor:
         )
 
     def _blend(
-        self, task: Task, z_init: torch.Tensor, stages: _Stages, preview: Callable[[Preview], None] | None
+        self, task: Task, z_init: torch.Tensor, stages: Stages, preview: Callable[[Preview], None] | None
     ) -> Latents:
         """z_0 of every candidate, a micro-batch at a time."""
         options, seeds = task.options, task.seeds

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bld.baselines import entrants
 from tests.apps.conftest import Run
 from tests.apps.servers import Running, running
+from tests.baselines import tiny_baselines
 
 FEW = ("--candidates", "2", "--steps", "2")
 
@@ -58,6 +60,47 @@ def test_a_run_its_report_and_going_on(
     assert (run / "report.md").read_text() == text
 
 
+def test_every_system_of_the_paper_enters(
+    suite: Path, tmp_path: Path, bld: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our editor and all baselines, tiny ones, in one table; then the ranking's."""
+    monkeypatch.setattr(entrants, "BUNDLED", tiny_baselines(tmp_path / "tiny"))
+    few = ("--cases", "1", "--candidates", "2", "--steps", "2", "--baseline-steps", "2")
+    asked = ("eval", "run", "--suite", suite, "--output", tmp_path / "run", "--methods", "all", *few)
+    assert bld(*asked)[0] == 0
+    lines = (tmp_path / "run/report.md").read_text().splitlines()
+    found = [line.split(" | ")[:2] for line in lines if line.startswith("| ")][1:7]
+    names = ["bld", "blended-diffusion", "local-clip", "paintbyword", "glide-filtered", "glide-masked"]
+    assert [name.removeprefix("| ") for name, _ in found] == names
+    assert [count for _, count in found] == ["2", "2", "2", "1", "2", "2"]
+    code, out, _ = bld("eval", "ranking", tmp_path / "run", "--method", "glide-filtered")
+    assert code == 0
+    assert [line.split(" | ")[0] for line in out.splitlines()[2:]] == [
+        f"| {name}" for name in names if name != "paintbyword"
+    ]
+    with Image.open(tmp_path / "run/ranking.png") as sheet:
+        assert sheet.width > 2 * 128
+    code, _, err = bld("eval", "ranking", tmp_path / "run", "--method", "magic")
+    assert (code, "--method magic" in err) == (2, True)
+    assert bld(*asked[:-2], "--baseline-steps", "3")[0] == 2, "rows of other settings do not mix"
+
+
+def test_a_damaged_baseline_is_one_line(
+    suite: Path, tmp_path: Path, bld: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrants, "BUNDLED", tmp_path)
+    (tmp_path / "weights.pt").write_bytes(b"nothing")
+    for words, says in (
+        (("glide-masked",), "make them with bld train glide"),
+        ((f"blended-diffusion:{tmp_path}/nowhere.pt",), "no such file"),
+        ((f"paintbyword:{tmp_path}/weights.pt",), "--allow-pickle"),
+        ((f"paintbyword:{tmp_path}/weights.pt", "--allow-pickle"), "cannot be read"),
+        ((f"glide-masked:{tmp_path}",), "cannot load its tokenizer"),
+    ):
+        code, _, err = bld("eval", "run", "--suite", suite, "--output", tmp_path / "run", "--methods", *words)
+        assert (code, says in err, err.count("\n")) == (2, True, 1), err
+
+
 def test_finished_pictures_enter_too(suite: Path, tmp_path: Path, bld: Run) -> None:
     cases = json.loads((suite / "suite.json").read_text())["cases"]
     for case in cases:
@@ -73,7 +116,7 @@ def test_finished_pictures_enter_too(suite: Path, tmp_path: Path, bld: Run) -> N
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--methods", "magic"), "expected bld, folder:PATH"),
+        (("--methods", "magic"), "expected all, bld, blended-diffusion"),
         (("--methods", "../x=bld"), "a name has letters"),
         (("--cases", "9"), "suite has 1 to 3"),
         (("--lpips", "a"), "AlexNet's checkpoint"),
@@ -103,5 +146,19 @@ def test_times(suite: Path, bld: Run, model: Path) -> None:
     )
     code, out, _ = bld("eval", "time", *words)
     assert code == 0
-    assert "| stitch | 2 |" in out
-    assert "Parameters: model" in out
+    assert "| bld | stitch | 2 |" in out
+    assert "| method | parameters, M |" in out
+    code, _, err = bld("eval", "time", *words, "--methods", "blended-diffusion")
+    assert (code, "name it with --ranker" in err) == (2, True), "the tiny model has no CLIP"
+    code, _, err = bld("eval", "time", *words, "--methods", "folder:x")
+    assert (code, "what can be timed" in err) == (2, True)
+
+
+def test_baselines_are_timed_too(suite: Path, tmp_path: Path, bld: Run) -> None:
+    tiny = tiny_baselines(tmp_path / "tiny")
+    words = ("--suite", suite, "--repeats", "1", "--candidates", "2")
+    code, out, _ = bld("eval", "time", *words, "--methods", f"glide-filtered:{tiny / 'glide'}")
+    assert code == 0
+    assert [line.rsplit(" | ", 1)[0] for line in out.splitlines() if "glide" in line][:2] == [
+        "| glide-filtered | stitch | 1", "| glide-filtered | stitch | 2",
+    ]  # fmt: skip

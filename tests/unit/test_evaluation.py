@@ -3,6 +3,10 @@
 import csv
 import io
 import json
+import os
+import random
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from scipy import signal, stats
+from scipy import signal as filters
+from scipy import stats
 
 from bld import EditOptions, Editor, InvalidInput, ModelUnavailable
 from bld.classify import label_index, likeliest, load_classifier
-from bld.evaluation import metrics, report
+from bld.evaluation import metrics, ranking, report
 from bld.evaluation.distance import ALEXNET, POOLED, SCALE, SHIFT, ClassifierDistance, Lpips, between
-from bld.evaluation.methods import Folder, Function, Ours
+from bld.evaluation.methods import ByEditor, Folder, Function
 from bld.evaluation.run import Judges, measured, rows, run, settle
 from bld.evaluation.suite import Case, Suite, build, mini, read_labels, rectangle
 from bld.evaluation.timing import parameters, timed
@@ -217,7 +222,7 @@ def slow_features(weights: dict[str, torch.Tensor], image: np.ndarray) -> list[n
         bias = weights[f"features.{place}.bias"].numpy()
         padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
         maps = [
-            sum(signal.correlate2d(c, k, "valid") for c, k in zip(padded, weight[o], strict=True)) + bias[o]
+            sum(filters.correlate2d(c, k, "valid") for c, k in zip(padded, weight[o], strict=True)) + bias[o]
             for o in range(width)
         ]
         x = np.maximum(np.array(maps)[:, ::stride, ::stride], 0)
@@ -349,6 +354,54 @@ def test_a_run_that_is_killed_anywhere_and_goes_on_gives_the_same_report(
         assert (folder / "killed" / name).read_text() == (folder / "whole" / name).read_text()
 
 
+# From Python 3.12 on a fork beside threads warns; the child computes on one thread and waits for no other.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_process_killed_ten_times_gives_the_same_report(suite: Suite, tmp_path: Path) -> None:
+    """By SIGKILL, at any moment; it goes on each time, and is left alone the eleventh time."""
+
+    class Slow(Painter):
+        name = "painter"
+
+        def edit(self, photograph: Photograph, mask: Any, case: Case) -> Any:
+            time.sleep(0.02)
+            return super().edit(photograph, mask, case)
+
+    settings = {"suite": str(suite.folder), "cases": 3, "classifier": "colours", "distance": "features"}
+    moments, killed = random.Random(0), 0
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    run(suite, Painter(), JUDGES, whole)
+    report.write(suite, ["painter"], settings, whole)
+    while killed < 10:
+        for row in list((torn / "painter").glob("*.json"))[1:]:
+            row.unlink()  # or there would be nothing left to kill soon
+        child = os.fork()
+        if child == 0:
+            run(suite, Slow(), JUDGES, torn)
+            os._exit(0)
+        time.sleep(moments.uniform(0, 0.09))
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    run(suite, Painter(), JUDGES, torn)
+    report.write(suite, ["painter"], settings, torn)
+    for name in ("report.md", "report.csv", "report.html"):
+        assert (torn / name).read_bytes() == (whole / name).read_bytes()
+    assert {p.name for p in (torn / "painter").iterdir()} >= {f"{i:03d}.json" for i in range(3)}
+
+
+def test_the_order_of_candidates_is_judged_by_its_ends() -> None:
+    """Ten candidates: a fifth is two. Places below five show the class."""
+    found = [{"place": [0, 9, 0, 0, 0, 9, 9, 9, 9, 9]}, {"place": [9, 9, 9, 9, 9, 0, 0, 0, 0, 0]}]
+    assert ranking.ranked("m", found) == ranking.Ranked("m", first=50, top=25, bottom=50, all=45)
+    assert ranking.ranked("m", [{"place": [0]}]) is None
+    assert [ranking.fifth(count) for count in (1, 4, 10, 24, 64)] == [1, 1, 2, 5, 13]
+
+
+def test_the_sheet_of_a_ranking_has_both_ends(suite: Suite, tmp_path: Path) -> None:
+    run(suite, Painter(), JUDGES, tmp_path)
+    top, bottom = ranking.shown(tmp_path, "painter", 1, 3)
+    assert [file.name for file in (*top, *bottom)] == ["00.png", "01.png"]
+
+
 def test_rows_of_other_settings_do_not_mix(tmp_path: Path) -> None:
     settle(tmp_path, {"suite": "a", "cases": 3})
     settle(tmp_path, {"suite": "a", "cases": 3})
@@ -378,7 +431,7 @@ def test_whoever_enters_is_measured_alike(
 
 def test_our_editor_is_measured(suite: Suite, tmp_path: Path) -> None:
     options = EditOptions(candidates=3, steps=4)
-    run(suite, Ours(Editor(GaussianModel()), options), JUDGES, tmp_path)
+    run(suite, ByEditor(Editor(GaussianModel()), options), JUDGES, tmp_path)
     found = rows(suite, "bld", tmp_path)
     assert [len(row["place"]) for row in found] == [3, 3, 3]
     assert all(row["background_max_error"] == [0, 0, 0] for row in found)

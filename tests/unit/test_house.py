@@ -16,6 +16,7 @@ import bld
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "bld"
 MODELS = SRC / "models"
+BASELINES = SRC / "baselines"
 DISTRIBUTION = "blended-latent-diffusion"
 HEAVY = ["torch", "diffusers", "transformers", "gradio", "fastapi", "ray"]
 MB = 10**6
@@ -168,13 +169,18 @@ def test_bundled_weights_are_under_80_mb_together() -> None:
     assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 80 * MB
 
 
+def test_the_baselines_weights_are_under_40_mb_together() -> None:
+    assert sum(path.stat().st_size for path in BASELINES.rglob("*") if path.is_file()) < 40 * MB
+
+
 def test_bundled_weights_are_no_pickles() -> None:
     pickles = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}
-    assert [path for path in MODELS.rglob("*") if path.suffix in pickles] == []
+    assert [path for path in SRC.rglob("*") if path.suffix in pickles] == []
 
 
 def test_models_are_not_ignored() -> None:
-    there = {p for p in MODELS.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    files = (*MODELS.rglob("*"), *BASELINES.rglob("*"))
+    there = {p for p in files if p.is_file() and "__pycache__" not in p.parts}
     assert there - set(files_of_the_repository()) == set()
 
 

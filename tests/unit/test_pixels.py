@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from bld.baselines.diffusion import noised
 from bld.baselines.guide import ClipGuide, extended, spherical
 from bld.baselines.pixels import (
     BLENDED_DIFFUSION,
@@ -19,7 +20,6 @@ from bld.baselines.pixels import (
     Guidance,
     guided_diffusion,
     levels,
-    noised,
 )
 from tests.tiny import tiny_clip
 

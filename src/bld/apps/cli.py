@@ -280,7 +280,8 @@ def train(
     part: Annotated[
         str,
         typer.Argument(
-            help="autoencoder, text-encoder, text-to-image, ranker, judge, export, sheet, or all in order"
+            help="autoencoder, text-encoder, text-to-image, ranker, judge, export, sheet, or all of these in order; "
+            "for the baselines of bld eval: pixels, vqgan, glide, export-baselines"
         ),
     ],
     data: Annotated[Path, typer.Option(help="folder of the training tars")],
@@ -300,7 +301,7 @@ def train(
         typer.Option(help="write the checkpoint and stop after so long; the same command goes on", min=0),
     ] = None,
 ) -> None:
-    """Train the bundled model, or one part of it. Stopped runs go on where they were."""
+    """Train the bundled model or the baselines, a part at a time. Stopped runs go on where they were."""
     try:
         from bld.training.run import start
     except ImportError as error:

@@ -3,23 +3,34 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from bld.apps.contact import contact_sheet, fitted
 from bld.apps.progress import quiet_libraries, shown
+from bld.baselines.entrants import GUIDED, PAINTERS, load_painter
+from bld.baselines.painter import BaselineEditor
 from bld.baselines.remote import RemoteEdits
 from bld.classify import load_classifier
 from bld.editor import Editor
 from bld.errors import InvalidInput
-from bld.evaluation import report, suite, timing
+from bld.evaluation import ranking, report, suite, timing
 from bld.evaluation.distance import ClassifierDistance, Distance, Lpips
-from bld.evaluation.methods import Folder, Function, Method, Ours, Remote
-from bld.evaluation.run import SETTINGS, Judges, run, settle
+from bld.evaluation.methods import ByEditor, Folder, Function, Method, Remote, baseline_options
+from bld.evaluation.run import SETTINGS, Judges, rows, run, settle
 from bld.evaluation.suite import Suite
-from bld.options import EditOptions, LoadOptions, check
+from bld.images import save_png
+from bld.models.load import find, is_single, pick_device
+from bld.options import PRESETS, EditOptions, LoadOptions, check
+from bld.rank import RANKER_FILES, load_ranker
 
 MINI = "mini"  # the suite that comes with the project
+TILE, SHOWN = 128, 3  # px of a picture on the ranking's sheet; how many of each end
+ALL = ("bld", *PAINTERS)
 REMOTE_BATCH = 10  # what an images/edits endpoint makes at most
 
 
@@ -27,45 +38,102 @@ class Contest:
     """A run in a folder: the judges are loaded once, the methods one after the other."""
 
     def __init__(
-        self, folder: Path, model: str, loading: LoadOptions, classifier: str, lpips: list[Path]
+        self,
+        folder: Path,
+        model: str,
+        loading: LoadOptions,
+        *,
+        ranker: str,
+        classifier: str,
+        lpips: list[Path],
     ) -> None:
         """Raises InvalidInput or ModelUnavailable for judges that cannot be loaded."""
         if len(lpips) not in (0, 2):
             raise InvalidInput(f"--lpips came {len(lpips)} times: AlexNet's checkpoint, and LPIPS' heads")
         quiet_libraries()
-        self.folder, self.model, self.loading = folder, model, loading
+        self.folder, self.entry = folder, Entry(model, loading, ranker)
         judge = load_classifier(classifier, model, device=loading.device)
         distance: Distance = Lpips(*lpips) if lpips else ClassifierDistance(judge)
         self.judges = Judges(judge, distance)
 
-    def run(self, suite_name: str, cases: int | None, methods: str, options: EditOptions) -> None:
-        """Run what is missing of every method, and write the report."""
+    def run(
+        self,
+        suite_name: str,
+        cases: int | None,
+        methods: str,
+        options: EditOptions,
+        *,
+        most: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        """Run what is missing of every method, and write the report. most, steps: of the baselines."""
         found = open_suite(suite_name, self.judges.classifier.labels)
         found = found.first(cases) if cases else found
         settings = {
-            "suite": str(found.folder), "cases": len(found.cases), "model": self.model,
-            "classifier": self.judges.classifier.name, "classifier_revision": self.judges.classifier.revision,
-            "distance": self.judges.distance.name, "options": asdict(options),
+            "suite": str(found.folder), "cases": len(found.cases), "model": self.entry.model,
+            "ranker": self.entry.ranker, "classifier": self.judges.classifier.name,
+            "classifier_revision": self.judges.classifier.revision, "distance": self.judges.distance.name,
+            "options": asdict(options), "baseline_candidates": most, "baseline_steps": steps,
         }  # fmt: skip
         settle(self.folder, settings)
-        names = []
-        for asked in methods.split(","):
-            with self._method(asked.strip(), options) as method, shown(quiet=False) as (status, progress):
+        for asked in asked_methods(methods):
+            with (
+                self.entry.method(asked, options, most=most, steps=steps) as method,
+                shown(quiet=False) as (status, progress),
+            ):
                 status(method.name)
                 run(found, method, self.judges, self.folder, lambda d, t, m=method: progress(m.name, d, t))  # type: ignore[misc]
-                names.append(method.name)
         report.write(found, _entered(self.folder), settings, self.folder)
 
+
+def asked_methods(methods: str) -> list[str]:
+    """The words of --methods; "all" is our editor and every baseline."""
+    return [
+        word for asked in methods.split(",") for word in (ALL if asked.strip() == "all" else [asked.strip()])
+    ]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How methods come in: our model, and the one ranker of all."""
+
+    model: str
+    loading: LoadOptions
+    ranker: str
+
+    def editor(self, kind: str, where: str) -> Editor:
+        """Our editor, or a baseline's."""
+        if kind == "bld":
+            return Editor.from_pretrained(self.model, ranker=self.ranker, options=self.loading)
+        weights = Path(where).expanduser() if where else None
+        device = pick_device(self.loading.device)
+        clip = self._clip() if kind in GUIDED else None
+        painter = load_painter(kind, weights, clip, device=device, pickles=self.loading.allow_pickle)
+        ranker = load_ranker(self.ranker, self.model, device=self.loading.device)
+        return BaselineEditor(painter, ranker, device=device)
+
+    def _clip(self) -> Path:
+        """The folder of the CLIP that guides. Raises InvalidInput if there is none."""
+        if self.ranker not in ("auto", "none"):
+            return find(self.ranker, RANKER_FILES)
+        own = None if is_single(self.model) else find(self.model) / "ranker"
+        if own is None or not own.is_dir():
+            raise InvalidInput(
+                f"{self.model} has no CLIP of its own, and baselines need one: name it with --ranker"
+            )
+        return own
+
     @contextmanager
-    def _method(self, asked: str, options: EditOptions) -> Iterator[Method]:
+    def method(
+        self, asked: str, options: EditOptions, *, most: int | None, steps: int | None
+    ) -> Iterator[Method]:
         """The method that a word of --methods names. Raises InvalidInput if there is none."""
-        name, equals, rest = asked.partition("=")
-        kind, _, where = (rest if equals else asked).partition(":")
-        name = name if equals else kind
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise InvalidInput(f"--methods {asked}: a name has letters, digits, - and _ alone")
-        if kind == "bld" and not where:
-            yield Ours(Editor.from_pretrained(self.model, options=self.loading), options, name)
+        name, kind, where = parted(asked)
+        if (kind == "bld" and not where) or kind in PAINTERS:
+            editor = self.editor(kind, where)
+            if isinstance(editor, BaselineEditor):
+                options = baseline_options(editor.painter, options, most=most, steps=steps)
+            yield ByEditor(editor, options, name)
         elif kind == "folder" and where:
             yield Folder(Path(where), name)
         elif kind == "python" and where:
@@ -78,8 +146,19 @@ class Contest:
                 remote.close()
         else:
             raise InvalidInput(
-                f"--methods {asked}: expected bld, folder:PATH, python:MODULE:FUNCTION or remote:URL"
+                f"--methods {asked}: expected all, {', '.join(ALL)}, folder:PATH, python:MODULE:FUNCTION or "
+                "remote:URL"
             )
+
+
+def parted(asked: str) -> tuple[str, str, str]:
+    """Name, kind and whereabouts in a word of --methods. Raises InvalidInput for a name that is no file's."""
+    name, equals, rest = asked.partition("=")
+    kind, _, where = (rest if equals else asked).partition(":")
+    name = name if equals else kind
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise InvalidInput(f"--methods {asked}: a name has letters, digits, - and _ alone")
+    return name, kind, where
 
 
 def open_suite(name: str, labels: tuple[str, ...]) -> Suite:
@@ -93,9 +172,9 @@ def open_suite(name: str, labels: tuple[str, ...]) -> Suite:
 
 
 def _entered(folder: Path) -> list[str]:
-    """The methods that have rows in a run's folder, ours first."""
+    """The methods that have rows in a run's folder: ours, the baselines, the others."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.json")))
-    return sorted(names, key=lambda name: name != "bld")
+    return sorted(names, key=lambda name: ALL.index(name) if name in ALL else len(ALL))
 
 
 def opened(folder: Path) -> tuple[Suite, dict[str, Any]]:
@@ -114,22 +193,58 @@ def report_again(folder: Path) -> Path:
     return folder / "report.md"
 
 
+def ranking_of(folder: Path, method: str, cases: int) -> str:
+    """The table of a run's ranking, as Markdown; writes ranking.png. Raises InvalidInput for no run.
+
+    The sheet has a row for each of a method's first cases: its best candidates, then its worst.
+    """
+    found, _ = opened(folder)
+    names = _entered(folder)
+    if method not in names:
+        raise InvalidInput(f"--method {method}: {folder} has {', '.join(names)}")
+    orders = [ranking.ranked(name, rows(found, name, folder)) for name in names]
+    sheet = []
+    for case in found.cases[:cases]:
+        top, bottom = ranking.shown(folder, method, case.number, SHOWN)
+        sheet.append([
+            (f"{case.prompt}, {end} {number + 1}", fitted(Image.open(file).convert("RGB"), TILE))
+            for end, files in (("best", top), ("worst", bottom))
+            for number, file in enumerate(files)
+        ])  # fmt: skip
+    save_png(folder / "ranking.png", np.asarray(contact_sheet(sheet)))
+    return ranking.table([order for order in orders if order])
+
+
 def time_table(
-    suite_name: str, model: str, loading: LoadOptions, *, candidates: int, ways: Sequence[str], repeats: int
+    suite_name: str, entry: Entry, methods: str, *, candidates: int | None, ways: Sequence[str], repeats: int
 ) -> str:
-    """Tables 2 and 3 of the paper for a model, as Markdown."""
+    """Tables 2 and 3 of the paper for a model and the baselines, as Markdown.
+
+    candidates: of a whole batch, if not what each method's authors make.
+    """
     for way in ways:
         check("reconstruct", way)
     quiet_libraries()
-    editor = Editor.from_pretrained(model, options=loading)
     found = open_suite(suite_name, load_classifier("auto").labels)
-    with shown(quiet=False) as (_, progress):
-        rows = timing.timed(
-            editor, found, candidates=(1, candidates), ways=ways,
-            repeats=repeats, progress=lambda done, total: progress("time", done, total),
-        )  # fmt: skip
-    lines = ["| reconstruction | candidates | seconds |", "|---|---|---|"]
-    lines += [f"| {row.reconstruct} | {row.candidates} | {row.seconds:.2f} |" for row in rows]
-    networks = [("model", editor.model), ("ranker", editor.ranker)]
-    sizes = [f"{name} {timing.parameters(part) / 1e6:.1f} M" for name, part in networks if part is not None]
-    return "\n".join([*lines, "", f"Parameters: {', '.join(sizes)}."])
+    lines = ["| method | reconstruction | candidates | seconds |", "|---|---|---|---|"]
+    sizes = ["| method | parameters, M |", "|---|---|"]
+    for asked in asked_methods(methods):
+        name, kind, where = parted(asked)
+        if kind not in ALL:
+            raise InvalidInput(f"--methods {asked}: what can be timed is all, {', '.join(ALL)}")
+        editor = entry.editor(kind, where)
+        painter = editor.painter if isinstance(editor, BaselineEditor) else None
+        most = painter.candidates if painter else PRESETS["paper"]["candidates"]
+        batch = min(candidates or most, most) if painter else candidates or most
+        options = baseline_options(painter, EditOptions(), most=None, steps=None) if painter else None
+        with shown(quiet=False) as (_, progress):
+            times = timing.timed(
+                editor, found, options=options, candidates=sorted({1, batch}), repeats=repeats,
+                ways=[painter.reconstruct] if painter else ways,
+                progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
+            )  # fmt: skip
+        lines += [f"| {name} | {row.reconstruct} | {row.candidates} | {row.seconds:.2f} |" for row in times]
+        sizes.append(f"| {name} | {timing.parameters(painter or editor.model) / 1e6:.1f} |")
+    ranker = timing.parameters(editor.ranker) / 1e6 if editor.ranker else 0.0
+    sizes.append(f"| the ranker, which also guides | {ranker:.1f} |")
+    return "\n".join([*lines, "", *sizes])

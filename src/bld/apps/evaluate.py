@@ -74,10 +74,19 @@ def run(
     methods: Annotated[
         str,
         typer.Option(
-            help="separated by commas, each with a name before = if it has another than its own: bld, "
-            "folder:PATH of finished pictures, python:MODULE:FUNCTION, remote:URL of an images/edits endpoint"
+            help="separated by commas, each with a name before = if it has another than its own: bld; "
+            "blended-diffusion, local-clip, paintbyword, glide-filtered, glide-masked, after a colon their "
+            "weights if not the small ones of the package; all of these: all; folder:PATH of finished "
+            "pictures, python:MODULE:FUNCTION, remote:URL of an images/edits endpoint"
         ),
     ] = "bld",
+    ranker: Annotated[
+        str,
+        typer.Option(help="the CLIP that ranks for all and guides, by folder or hub id; auto: the model's"),
+    ] = AUTO,
+    baseline_steps: Annotated[
+        int | None, typer.Option(help="steps of the baselines instead of their own: for a quick look", min=2)
+    ] = None,
     cases: Annotated[int | None, typer.Option(help="run the first so many (default all)", min=1)] = None,
     classifier: Annotated[
         str, typer.Option(help="an image classifier, by folder or hub id; auto: the judge of the model")
@@ -93,10 +102,9 @@ def run(
     """Edit a suite by several methods and measure what came of it; a run that was stopped goes on."""
     from bld.apps.contest import Contest
 
-    contest = Contest(output, model, loading, classifier, lpips or [])
-    contest.run(
-        suite, cases, methods, EditOptions(**{"candidates": PRESETS["paper"]["candidates"], **changes})
-    )
+    contest = Contest(output, model, loading, ranker=ranker, classifier=classifier, lpips=lpips or [])
+    options = EditOptions(**{"candidates": PRESETS["paper"]["candidates"], **changes})
+    contest.run(suite, cases, methods, options, most=changes.get("candidates"), steps=baseline_steps)
 
 
 @app.command()
@@ -110,15 +118,29 @@ def report(
     typer.echo(report_again(folder))
 
 
+@app.command()
+def ranking(
+    *,
+    folder: Annotated[Path, typer.Argument(help="folder of a run")] = Path("runs/eval"),
+    method: Annotated[str, typer.Option(help="whose pictures the sheet shows")] = "bld",
+    cases: Annotated[int, typer.Option(help="how many cases the sheet shows", min=1)] = 6,
+) -> None:
+    """Does the ranker put the better candidates first? A table, and ranking.png of the best and the worst."""
+    from bld.apps.contest import ranking_of
+
+    typer.echo(ranking_of(folder, method, cases))
+
+
 @app.command(name="time")
 @functools.partial(with_edit_options, groups=())
 def measure_time(
     *,
     suite: SuiteName = SUITE,
     repeats: Annotated[int, typer.Option(help="edits of each kind; the median is shown", min=1)] = 3,
-    candidates: Annotated[int, typer.Option(help="candidates of a whole batch", min=1)] = PRESETS["paper"][
-        "candidates"
-    ],
+    methods: Annotated[str, typer.Option(help="bld, baselines as in bld eval run, or all")] = "bld",
+    candidates: Annotated[
+        int | None, typer.Option(help="of a whole batch, if not what each method's authors make", min=1)
+    ] = None,
     ways: Annotated[str, typer.Option(help="of background reconstruction, separated by commas")] = ",".join(
         get_args(Reconstruction)
     ),
@@ -127,10 +149,11 @@ def measure_time(
     changes: dict[str, Any],
 ) -> None:
     """Seconds of an edit and of a batch, with and without background reconstruction, and parameters."""
-    from bld.apps.contest import time_table
+    from bld.apps.contest import Entry, time_table
 
+    entry = Entry(model, loading, AUTO)
     typer.echo(
-        time_table(suite, model, loading, candidates=candidates, ways=ways.split(","), repeats=repeats)
+        time_table(suite, entry, methods, candidates=candidates, ways=ways.split(","), repeats=repeats)
     )
 
 

@@ -1,9 +1,12 @@
 """CLIP as a guide: how far pictures are from a prompt, with a gradient (Blended Diffusion, section 4.1)."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from bld.models.networks import loading, read_network
 
 TURN, SHIFT, TILT = 15.0, 0.1, 0.35  # degrees, share of the side, share of the half side
 OFTEN = 0.7  # how likely each of the two is
@@ -18,10 +21,28 @@ class ClipGuide:
         self.mean = torch.tensor(processor.image_mean).view(3, 1, 1)
         self.std = torch.tensor(processor.image_std).view(3, 1, 1)
 
+    @classmethod
+    def load(cls, folder: Path) -> "ClipGuide":
+        """The guide of a CLIPModel's folder. Raises ModelUnavailable if it is none."""
+        from transformers import CLIPModel, CLIPTokenizer
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        with loading(folder, "CLIP guide"):
+            return cls(
+                read_network(folder, CLIPModel, torch.float32),
+                CLIPTokenizer.from_pretrained(folder),
+                CLIPImageProcessorPil.from_pretrained(folder),
+            )
+
+    def excess(self, prompt: str) -> str:
+        """The end of the prompt that it does not read."""
+        ids, limit = self.tokenizer(prompt, verbose=False)["input_ids"], self.tokenizer.model_max_length
+        return str(self.tokenizer.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
+
     @torch.no_grad()
     def text(self, prompt: str) -> torch.Tensor:
         """The prompt's direction: 1 d, of unit length. What the tokenizer does not read is cut."""
-        words = self.tokenizer(prompt, truncation=True, return_tensors="pt")
+        words = self.tokenizer(prompt, truncation=True, return_tensors="pt").to(self.clip.device)
         return F.normalize(self.clip.get_text_features(**words).pooler_output)
 
     def image(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,16 +5,30 @@ blends the photograph back in after every step, as its algorithm 2 does; the sec
 background in its place. Symbols are that paper's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import torch
 
+from bld.baselines.checkpoints import read_checkpoint
+from bld.baselines.diffusion import (
+    Level,
+    clean,
+    even,
+    ladder,
+    linear_alpha_bar,
+    noised,
+    posterior,
+    predicted,
+)
 from bld.baselines.guide import ClipGuide
-
-Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""How different two batches of pictures in [-1, 1] look: n, differentiable."""
+from bld.baselines.painter import Perceptual, Progress, background_distance
+from bld.baselines.unet import WEIGHTS, Shape, UNet
+from bld.models.networks import loading
+from bld.models.weights import sampled
+from bld.options import EditOptions, Reconstruction
 
 
 class PixelModel(Protocol):
@@ -48,27 +62,14 @@ class Guidance:
 BLENDED_DIFFUSION = Guidance()
 LOCAL_CLIP_GUIDED = Guidance(background=1000.0, blended=False)
 
-
-class Level(NamedTuple):
-    """One step's noise levels: of x_t, and of x_{t-1}. t: the training timestep."""
-
-    t: int
-    alpha_bar: float
-    alpha_bar_next: float
+RELEASED = Shape(
+    side=256, channels=256, multiples=(1, 1, 2, 2, 4, 4), blocks=2, attention=(32, 16, 8)
+)  # 256x256_diffusion_uncond
 
 
 def levels(alpha_bar: torch.Tensor, guidance: Guidance) -> list[Level]:
     """The respaced schedule from the first step that is not skipped down to clean."""
-    spaced = torch.linspace(0, len(alpha_bar) - 1, guidance.steps).round().long().tolist()
-    values = [1.0, *(float(alpha_bar[t]) for t in spaced)]
-    ladder = [Level(t, values[i + 1], values[i]) for i, t in enumerate(spaced)]
-    return ladder[::-1][guidance.skipped :]
-
-
-def noised(x: torch.Tensor, alpha_bar: float, eps: torch.Tensor) -> torch.Tensor:
-    """q(x_t | x): the picture at a noise level."""
-    x_t: torch.Tensor = alpha_bar**0.5 * x + (1 - alpha_bar) ** 0.5 * eps
-    return x_t
+    return ladder(alpha_bar, even(guidance.steps))[guidance.skipped :]
 
 
 def guided_diffusion(
@@ -111,18 +112,13 @@ def _guided_mean(
     model: PixelModel, x_t: torch.Tensor, level: Level, losses: "_Losses"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of p(x_{t-1} | x_t), moved against the losses' gradient times the variance; and that."""
-    _, a, a_next = level
-    beta = 1 - a / a_next
+    a = level.alpha_bar
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_(True)
         eps, share = model.predict(x_t, level.t)
-        x_0 = (x_t - (1 - a) ** 0.5 * eps) / a**0.5
+        x_0 = clean(x_t, eps, a)
         (gradient,) = torch.autograd.grad(losses(x_0, x_t, a), x_t)
-    x_0, x_t = x_0.detach(), x_t.detach()
-    mean = (a_next**0.5 * beta * x_0 + (1 - beta) ** 0.5 * (1 - a_next) * x_t) / (1 - a)
-    posterior = torch.tensor(beta * (1 - a_next) / (1 - a)).clamp(min=1e-20)
-    learned = share is not None and a_next < 1
-    variance = posterior if not learned else (beta**share * posterior ** (1 - share)).detach()  # type: ignore[operator]
+    mean, variance = posterior(x_t.detach(), x_0.detach(), level, None if share is None else share.detach())
     return mean - variance * gradient, variance
 
 
@@ -149,13 +145,74 @@ class _Losses:
         for i, generator in enumerate(self.generators):
             one = (x_in * self.m)[i : i + 1]
             far = self.guide.distance(one, self.d, augmentations=g.augmentations, generator=generator)
-            total = total + g.clip * far * (torch.arange(len(x_0)) == i)
+            total = total + g.clip * far * (torch.arange(len(x_0), device=x_0.device) == i)
         if g.background:
-            total = total + g.background * self._background(x_in)
+            total = total + g.background * background_distance(x_in, self.x, self.m, self.perceptual)
         return total.sum()
 
-    def _background(self, x_in: torch.Tensor) -> torch.Tensor:
-        """D_bg: half the squared error outside the mask, half the perceptual distance."""
-        outside, kept = x_in * (1 - self.m), self.x * (1 - self.m)
-        squares = (outside - kept).square().mean((1, 2, 3))
-        return squares if self.perceptual is None else (squares + self.perceptual(outside, kept)) / 2
+
+class PixelDiffusion:
+    """A UNet as a PixelModel."""
+
+    def __init__(self, unet: UNet, *, name: str, revision: str) -> None:
+        self.unet, self.name, self.revision = unet, name, revision
+        self.side, self.alpha_bar = unet.shape.side, linear_alpha_bar()
+
+    @classmethod
+    def load(cls, path: Path, *, pickles: bool = False) -> "PixelDiffusion":
+        """This package's network in a folder, or OpenAI's unconditional checkpoint of 256 px as it came.
+
+        Raises ModelUnavailable if it is neither, or not whole.
+        """
+        if path.is_dir():
+            return cls(UNet.from_pretrained(path), name=path.name, revision=sampled(path, [path / WEIGHTS]))
+        weights = read_checkpoint(path, pickles=pickles)
+        with loading(path, "network"):
+            unet = UNet.filled(RELEASED, weights)
+        return cls(unet, name=path.name, revision=sampled(path.parent, [path]))
+
+    def predict(self, x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        output = self.unet(x, torch.full((len(x),), t, device=x.device))
+        return predicted(output, x, float(self.alpha_bar[t]))
+
+
+class GuidedPixels:
+    """Blended Diffusion or local CLIP-guided diffusion as a painter."""
+
+    candidates = 64
+    guidance_scale = 1.0  # it has none: CLIP's weight is its own
+
+    def __init__(
+        self, model: PixelModel, guide: ClipGuide, guidance: Guidance, perceptual: Perceptual | None = None
+    ) -> None:
+        self.model, self.guide, self.guidance, self.perceptual = model, guide, guidance, perceptual
+        self.name = "blended-diffusion" if guidance.blended else "local-clip"
+        self.reconstruct: Reconstruction = "stitch" if guidance.blended else "none"
+        self.side, self.revision, self.steps = model.side, model.revision, guidance.steps
+        self.excess = guide.excess
+
+    def passes(self, steps: int) -> int:
+        return steps - self._skipped(steps)
+
+    def _skipped(self, steps: int) -> int:
+        """The share that its authors skip, of so many steps."""
+        return steps * self.guidance.skipped // self.guidance.steps
+
+    def paint(
+        self,
+        x: torch.Tensor,
+        m: torch.Tensor,
+        prompt: str,
+        *,
+        seeds: Sequence[int],
+        options: EditOptions,
+        progress: Progress,
+    ) -> torch.Tensor:
+        steps = options.steps or self.steps
+        guidance = replace(self.guidance, steps=steps, skipped=self._skipped(steps))
+        made = guided_diffusion(
+            self.model, self.guide, x, m, prompt, seeds=seeds, guidance=guidance, perceptual=self.perceptual
+        )
+        for done, x_t in enumerate(made, start=1):  # noqa: B007
+            progress(done)
+        return x_t

@@ -1,4 +1,4 @@
-"""Whoever enters the evaluation: our editor, a folder of finished pictures, a function, a URL."""
+"""Whoever enters the evaluation: our editor, the baselines, a folder of pictures, a function, a URL."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bld.baselines.painter import Painter
 from bld.baselines.remote import RemoteEdits
 from bld.editor import Editor
 from bld.errors import InvalidInput
@@ -31,8 +32,8 @@ class Method(Protocol):
         ...
 
 
-class Ours:
-    """Blended latent diffusion by an editor of this package."""
+class ByEditor:
+    """An editor of this package: blended latent diffusion, or a baseline in its place."""
 
     def __init__(self, editor: Editor, options: EditOptions, name: str = "bld") -> None:
         self.editor, self.options, self.name, self.batch = editor, options, name, options.candidates
@@ -105,3 +106,24 @@ class Remote:
 def in_8_bits(photograph: Photograph) -> Picture:
     """The pixels of a photograph, h w 3 uint8."""
     return np.asarray(to_pil(photograph).convert("RGB"))
+
+
+def baseline_options(
+    painter: Painter, options: EditOptions, *, most: int | None, steps: int | None
+) -> EditOptions:
+    """The options of a baseline beside those of our editor: the same crop and the same ranker, but its own
+    batch (most: no more than so many), steps, guidance and background.
+
+    Of a small picture a quarter at most is context, so that the edit has as large a part of it as of others.
+    """
+    return replace(
+        options,
+        candidates=min(painter.candidates, most or painter.candidates),
+        steps=steps,
+        guidance_scale=None,
+        strength=1.0,
+        negative_prompt="",
+        shrink=None,
+        reconstruct=painter.reconstruct,
+        context_pixels=min(options.context_pixels, painter.side // 4),
+    )

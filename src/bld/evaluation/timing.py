@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -29,6 +29,7 @@ def timed(
     candidates: Sequence[int],
     ways: Sequence[str],
     repeats: int,
+    options: EditOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Timed]:
     """Edit the suite's first cases, `repeats` of them, in every combination; one more before to warm up."""
@@ -40,9 +41,9 @@ def timed(
         seconds = []
         for case in cases:
             photograph = suite.open(case)
-            options = EditOptions(candidates=count, seed=case.seed, reconstruct=way)  # type: ignore[arg-type]
+            asked = replace(options or EditOptions(), candidates=count, seed=case.seed, reconstruct=way)  # type: ignore[arg-type]
             started = time.perf_counter()
-            editor.edit(photograph, case.mask(photograph.size), case.prompt, options=options)
+            editor.edit(photograph, case.mask(photograph.size), case.prompt, options=asked)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
@@ -50,7 +51,10 @@ def timed(
     return found
 
 
-def parameters(model: Any) -> int:
-    """How many parameters the networks of a model or a ranker have, taken together."""
-    networks = {id(part): part for part in vars(model).values() if isinstance(part, torch.nn.Module)}
+def parameters(*systems: Any) -> int:
+    """How many parameters the networks of models, painters or rankers have, each counted once."""
+    networks: dict[int, torch.nn.Module] = {}
+    for system in systems:
+        parts = [part for own in vars(system).values() for part in (own, getattr(own, "unet", None))]
+        networks |= {id(part): part for part in parts if isinstance(part, torch.nn.Module)}
     return sum(weight.numel() for part in networks.values() for weight in part.parameters())

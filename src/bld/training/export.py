@@ -18,6 +18,7 @@ CLASSES = {
     "scheduler": ("diffusers", "DDIMScheduler"),
 }
 
+BASELINES = ("pixels", "vqgan", "glide")
 BESIDE = ("ranker", "judge")  # not parts of the pipeline
 
 
@@ -54,6 +55,25 @@ def export(run: Path, target: Path, *, guidance_scale: float) -> None:
             shutil.copytree(run / part, fresh / part)
             for weights in (fresh / part).glob("*.safetensors"):
                 _halve(weights, prefix="")
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.replace(target)
+
+
+def export_baselines(run: Path, target: Path) -> None:
+    """Write the baselines' parts in `run` as the folder that `bld.baselines` reads, in float16.
+
+    The folder appears whole or not at all. Raises InvalidInput if a part has not been trained yet.
+    """
+    missing = [part for part in BASELINES if not (run / part).is_dir()]
+    if missing:
+        raise InvalidInput(f"{run} has no {', '.join(missing)} yet: train it first")
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    for part in BASELINES:
+        shutil.copytree(run / part, fresh / part)
+    for weights in fresh.rglob("*.safetensors"):
+        _halve(weights, prefix="")
+        _forget_origin(weights.parent / "config.json")
     shutil.rmtree(target, ignore_errors=True)
     fresh.replace(target)
 

@@ -71,6 +71,53 @@ class Ranker:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """An unconditional diffusion model of pixels, for Blended Diffusion and its sibling."""
+
+    samples: int
+    side: int = 64  # px
+    channels: int = 64
+    multiples: tuple[int, ...] = (1, 2)
+    patch: int = 4
+    groups: int = 8
+    batch: int = 8
+    kept: int = 4096  # pictures at a time
+    reuse: int = 6  # times that each is shown, with fresh noise
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vqgan:
+    """An autoencoder with a codebook, for PaintByWord++; begins with the run's autoencoder."""
+
+    samples: int
+    entries: int = 4096
+    batch: int = 16
+    crop: int = 64  # px
+    learning_rate: float = 4e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glide:
+    """A pair as GLIDE's: a base that reads a text and begins with the run's model of pixels, and what doubles
+    its side, which learns from a third as many samples.
+    """
+
+    samples: int
+    upsampler_multiples: tuple[int, ...] = (1, 2)
+    upsampler_patch: int = 8
+    text_width: int = 128
+    text_layers: int = 2
+    tokens: int = 16
+    vocabulary: int = 1024
+    naming: int = 300  # batches of captions that the text transformer reads before the first picture
+    batch: int = 8
+    kept: int = 4096
+    reuse: int = 6
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that `bld train` needs to make one bundled model."""
 
@@ -82,6 +129,9 @@ class Recipe:
     text_to_image: TextToImage
     ranker: Ranker
     judge: Judge
+    pixels: Pixels
+    vqgan: Vqgan
+    glide: Glide
     backgrounds: int = 6_000  # crops in the background pool
     exams: tuple[int, int] = (64, 100)  # edits of names and of colours that `bld train sheet` makes
     guidance_scale: float = 3.0  # what an edit with this model uses if nothing is said
@@ -98,6 +148,10 @@ RECIPES: dict[str, Recipe] = {
         text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=500_000),
         ranker=Ranker(samples=60_000),
         judge=Judge(samples=60_000),
+        # Those of the baselines: half an hour of one core each.
+        pixels=Pixels(samples=100_000),
+        vqgan=Vqgan(samples=16_000),
+        glide=Glide(samples=80_000),
     ),
     # One GPU for half an hour, in three calls with --minutes 9: nobody has run it yet. Its sizes are those
     # of the files' limit, 80 MB in all, its lengths what an H200 should do in that time.
@@ -122,6 +176,9 @@ RECIPES: dict[str, Recipe] = {
             samples=300_000, side=128, patch=16, width=160, vision_layers=5, batch=1024, bank=16_384
         ),
         judge=Judge(samples=300_000, side=96, batch=512),
+        pixels=Pixels(samples=2_000_000, side=128, groups=32, batch=256),
+        vqgan=Vqgan(samples=500_000, batch=64),
+        glide=Glide(samples=2_000_000, batch=256),
         backgrounds=8_000,
     ),
     # A few seconds: the whole path with real parts, for tests and for rehearsing a long run.
@@ -135,6 +192,18 @@ RECIPES: dict[str, Recipe] = {
         ),
         ranker=Ranker(samples=64, batch=16, width=32, vision_layers=1, text_layers=1),
         judge=Judge(samples=64, batch=16),
+        pixels=Pixels(samples=32, channels=8, multiples=(1, 2), groups=4, batch=8, kept=256),
+        vqgan=Vqgan(samples=32, entries=32, batch=8, crop=32),
+        glide=Glide(
+            samples=32,
+            upsampler_multiples=(1, 2),
+            text_width=16,
+            text_layers=1,
+            vocabulary=640,
+            naming=4,
+            batch=8,
+            kept=256,
+        ),
         backgrounds=32,
         exams=(4, 4),
     ),

@@ -12,9 +12,10 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import PartialState
 
+from bld.baselines.entrants import BUNDLED as BASELINES
 from bld.errors import InvalidInput
 from bld.models.load import BUNDLED, find, pick_device
-from bld.training import autoencoder, judge, ranker, text_encoder, text_to_image
+from bld.training import autoencoder, glide, judge, pixels, ranker, text_encoder, text_to_image, vqgan
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import (
     FLUENT,
@@ -24,19 +25,28 @@ from bld.training.data import (
     load_scenery,
     load_sprites,
 )
-from bld.training.export import export
+from bld.training.export import export, export_baselines
 from bld.training.loop import OutOfTime
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
 log = logging.getLogger(__name__)
-Part = Literal["autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet", "all"]
+Part = Literal[
+    "autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet", "all",
+    "pixels", "vqgan", "glide", "export-baselines",
+]  # fmt: skip
+ALL: tuple[Part, ...] = (
+    "autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet"
+)  # fmt: skip
 MADE = {
     "autoencoder": "autoencoder",
     "text-encoder": "text_encoder",
     "text-to-image": "unet",
     "ranker": "ranker",
     "judge": "judge",
+    "pixels": "pixels",
+    "vqgan": "vqgan",
+    "glide": "glide",
 }
 LENGTHS = {  # where the recipe says how long a part trains
     "autoencoder": ("autoencoder", "samples"),
@@ -44,6 +54,9 @@ LENGTHS = {  # where the recipe says how long a part trains
     "text-to-image": ("text_to_image", "samples"),
     "ranker": ("ranker", "samples"),
     "judge": ("judge", "samples"),
+    "pixels": ("pixels", "samples"),
+    "vqgan": ("vqgan", "samples"),
+    "glide": ("glide", "samples"),
 }
 
 
@@ -132,10 +145,25 @@ class Training:
     def judge(self) -> None:
         judge.train(self.recipe, self.compositor(13, tars=(FLUENT, NOTO)), self.names, self.folder)
 
+    def pixels(self) -> None:
+        pixels.train(self.recipe, self.compositor(17), self.folder)
+
+    def vqgan(self) -> None:
+        vqgan.train(self.recipe, self.compositor(19), self.vae(), self.folder)
+
+    def glide(self) -> None:
+        self.need("pixels")
+        glide.train(self.recipe, self.compositor(23), self.names, self.folder)
+
     def export(self) -> None:
         target = self.folder / "model"
         export(self.folder, target, guidance_scale=self.recipe.guidance_scale)
         log.info("model written to %s; the bundled one lies at %s", target, BUNDLED / "mini")
+
+    def export_baselines(self) -> None:
+        target = self.folder / "baselines"
+        export_baselines(self.folder, target)
+        log.info("baselines written to %s; the bundled ones lie at %s", target, BASELINES)
 
     def sheet(self) -> None:
         from bld.classify import load_classifier
@@ -168,7 +196,7 @@ class Training:
             torch.set_flush_denormal(False)
 
     def _run(self, part: Part) -> None:
-        for name in get_args(Part)[:-1] if part == "all" else (part,):
+        for name in ALL if part == "all" else (part,):
             if name not in MADE and not PartialState(cpu=self.device.type == "cpu").is_main_process:
                 continue
             if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
