@@ -202,7 +202,7 @@ class Editor:
         photograph that several of them crop alike is encoded once. A result is what `edit` gives, but for
         rounding; its seconds are its share. Raises BldError where memory runs out.
         """
-        stages = _Stages(None)
+        stages = Stages(None)
         with stages.stage("encode", 1):
             crops = {(id(task.photograph), task.crop): task for task in tasks}
             encoded = {crop: self.model.encode(task.x()) for crop, task in crops.items()}
@@ -215,7 +215,7 @@ class Editor:
             for i, (task, z) in enumerate(zip(tasks, z_init, strict=True))
         ]
         return [
-            self._finish(task, made, _Stages(None, dict(shares)), self.ranker)
+            self._finish(task, made, Stages(None, dict(shares)), self.ranker)
             for task, made in zip(tasks, latents, strict=True)
         ]
 

@@ -280,8 +280,8 @@ def train(
     part: Annotated[
         str,
         typer.Argument(
-            help="autoencoder, text-encoder, text-to-image, ranker, judge, export, sheet, or all of these in order; "
-            "for the baselines of bld eval: pixels, vqgan, glide, export-baselines"
+            help="autoencoder, text-encoder, text-to-image, ranker, judge, export, sheet, or all of these in "
+            "order; for the baselines of bld eval: pixels, vqgan, glide, export-baselines"
         ),
     ],
     data: Annotated[Path, typer.Option(help="folder of the training tars")],

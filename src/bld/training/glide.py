@@ -17,17 +17,18 @@ from bld.baselines.glide import BASE, TOKENIZER, UPSAMPLER, eight_bits
 from bld.baselines.unet import Text, UNet
 from bld.training import pixels
 from bld.training import tokenizer as tokenizers
+from bld.training.captions import Captions, every_caption
 from bld.training.composites import Compositor
 from bld.training.loop import Run, half_precision, seeded
 from bld.training.pictures import PictureRing, Pictures
 from bld.training.recipes import Recipe
-from bld.training.captions import Captions, every_caption
 from bld.training.vocabulary import Name, styles
 
 log = logging.getLogger(__name__)
 UNTOLD = 0.1  # of the pictures, whose caption the base does not see
 UNKNOWN = 0.3  # of the pictures, of which nothing is known
 ELSEWHERE = 0.2  # of the masks, that lie anywhere
+READERS = ("transformer.", "final_ln.", "token_embedding.", "positional_embedding", "padding_embedding")
 
 
 def build(recipe: Recipe, vocabulary: int, *, upsampler: bool) -> UNet:
@@ -74,9 +75,7 @@ def learn_names(
     """Teach the text transformer, before any picture, to say in its last place which name is in a caption."""
     head = torch.nn.Linear(unet.transformer_proj.in_features, names)
     torch.nn.init.normal_(unet.token_embedding.weight, std=1.0)
-    read = [
-        p for n, p in unet.named_parameters() if n.startswith(("transformer.", "final_ln", "token_", "p"))
-    ]
+    read = [p for n, p in unet.named_parameters() if n.startswith(READERS)]
     optimizer = torch.optim.AdamW([*read, *head.parameters()], lr=1e-3)
     for _ in range(steps):
         name = torch.randint(names, (64,), generator=generator)
@@ -96,7 +95,7 @@ def told(
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A caption of each subject as tokens, and which of them are not padding; a share of them is empty."""
-    ids = words.draw(subject, generator)
+    ids = words.ids[words.draw(subject, generator)]
     empty = torch.rand(len(ids), 1, generator=generator) < untold
     ids = torch.where(empty & (torch.arange(ids.shape[1]) > 0), tokenizer.eos_token_id, ids)
     return ids, ids != tokenizer.eos_token_id
