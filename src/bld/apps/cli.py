@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bld.apps import evaluate, models, study
+from bld.apps.bench import bench
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -47,6 +48,7 @@ app.add_typer(models.app)
 app.add_typer(study.app)
 app.add_typer(server.app)
 app.add_typer(studio.app)
+app.command()(bench)
 
 
 def _version(wanted: bool) -> None:
