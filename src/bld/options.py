@@ -17,6 +17,7 @@ Reconstruction = Literal["none", "stitch", "poisson", "latents", "decoder"]
 TUNED: tuple[Reconstruction, ...] = ("latents", "decoder")  # by optimisation, so they take a while
 TuneLoss = Literal["mean", "area"]
 RankBy = Literal["masked", "crop", "ensemble"]
+Scheduler = Literal["ddim", "dpm++"]
 Preset = Literal["paper", "fast"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,6 +43,11 @@ class EditOptions:
     )  # fmt: skip
     steps: int | None = _option(
         None, "denoising steps of the full schedule; the model's own number if left out", low=1, high=1000
+    )
+    scheduler: Scheduler = _option(
+        "ddim",
+        "ddim is the paper's, for flow matching Euler's step; dpm++ is DPM-Solver++(2M), which needs fewer "
+        "steps; models distilled to jump keep their own",
     )
     strength: float = _option(
         1.0, "where to start: 1 from pure noise, less keeps more of what is there", low=0.01, high=1

@@ -72,7 +72,8 @@ def _watched(step: Step, keep: Callable[[torch.Tensor], None]) -> Callable[[torc
 
     def denoise(z: torch.Tensor) -> torch.Tensor:
         z_fg = step.denoise(z)
-        keep(step.guess(z, z_fg))
+        remembered = step.memory.z_0 if step.memory else None
+        keep(step.guess(z, z_fg) if remembered is None else remembered)
         return z_fg
 
     return denoise

@@ -31,7 +31,7 @@ WHOLE = [
 ]  # fmt: skip
 REAL = ["strength", "guidance_scale", "context", "tune_lr", "tune_weight", "tune_psnr"]
 SWITCHES = ["shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground"]
-TEXTS = ["negative_prompt", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
+TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
 OPEN = ["seed", "steps", "guidance_scale", "feather", "shrink", "soft_mask"]  # None means "choose for me"
 
 
@@ -138,7 +138,7 @@ def test_a_text_is_text(name: str, value: Any) -> None:
     assert flag(name) in refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["reconstruct", "mask_mode", "tune_loss", "rank_by"])
+@pytest.mark.parametrize("name", ["scheduler", "reconstruct", "mask_mode", "tune_loss", "rank_by"])
 def test_a_choice_is_one_of_those_in_the_message(name: str) -> None:
     message = refused(**{name: "watercolour"})
     assert message.startswith(f"{flag(name)} watercolour: ")

@@ -27,7 +27,15 @@ Device = Annotated[str, typer.Option(help=LOADING["device"].metadata["help"])]
 
 GROUPS = {
     "Pictures": ("candidates", "batch_size", "tune_candidates", "rank_by"),
-    "Sampling": ("seed", "steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
+    "Sampling": (
+        "seed",
+        "steps",
+        "scheduler",
+        "strength",
+        "guidance_scale",
+        "negative_prompt",
+        "truncate_prompt",
+    ),
     "Mask": ("mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink", "context", "context_pixels"),
     "Finish": ("reconstruct", "feather"),
     "Tuning (latents and decoder)": (
