@@ -55,6 +55,10 @@ class EditOptions:
     guidance_scale: float | None = _option(
         None, "how closely to follow the prompt; the model's own value if left out", low=1, high=50
     )
+    guidance_start: float = _option(
+        0.0, "from which share of the steps on guidance acts; before it, a step costs half", low=0, high=1
+    )
+    guidance_end: float = _option(1.0, "and up to which share of them", low=0, high=1)
     negative_prompt: str = _option("", "what the picture should not show")
     reconstruct: Reconstruction = _option(
         "stitch",
@@ -133,6 +137,11 @@ class EditOptions:
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             check(option.name, getattr(self, option.name))
+        if self.guidance_start > self.guidance_end:
+            raise InvalidInput(
+                f"--guidance-start {self.guidance_start} is after --guidance-end {self.guidance_end}: "
+                "guidance acts from one to the other"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

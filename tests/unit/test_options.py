@@ -29,7 +29,16 @@ WHOLE = [
     "candidates", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size",
     "tune_candidates", "tune_steps",
 ]  # fmt: skip
-REAL = ["strength", "guidance_scale", "context", "tune_lr", "tune_weight", "tune_psnr"]
+REAL = [
+    "strength",
+    "guidance_scale",
+    "guidance_start",
+    "guidance_end",
+    "context",
+    "tune_lr",
+    "tune_weight",
+    "tune_psnr",
+]
 SWITCHES = ["shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground"]
 TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
 OPEN = ["seed", "steps", "guidance_scale", "feather", "shrink", "soft_mask"]  # None means "choose for me"
@@ -99,6 +108,11 @@ def test_a_number_that_no_float_holds_is_refused_or_counted(name: str, value: in
         assert getattr(EditOptions(**{name: value}), name) == value
     else:
         assert flag(name) in refused(**{name: value})
+
+
+def test_guidance_ends_where_it_starts_or_later() -> None:
+    assert EditOptions(guidance_start=0.3, guidance_end=0.3).guidance_end == 0.3
+    assert "--guidance-start 0.5 is after --guidance-end 0.4" in refused(guidance_start=0.5, guidance_end=0.4)
 
 
 # --- types ---

@@ -33,6 +33,8 @@ GROUPS = {
         "scheduler",
         "strength",
         "guidance_scale",
+        "guidance_start",
+        "guidance_end",
         "negative_prompt",
         "truncate_prompt",
     ),

@@ -3,8 +3,8 @@
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from bld.models.networks import loading, whole_network
 from bld.models.single import SingleFile
 from bld.models.weights import fingerprint
 from bld.options import EditOptions
+
+REMEMBERED = 8  # prompts
 
 Condition = dict[str, torch.Tensor]
 """What the network is told of a prompt, by name, 1 ... each."""
@@ -117,6 +119,16 @@ class Family(ABC):
         raw: torch.Tensor = z / config.scaling_factor + (config.get("shift_factor") or 0)
         return raw
 
+    @cached_property
+    def conditions(self) -> Callable[[str, tuple[int, int]], Condition]:
+        """`condition`, which remembers the last prompts: a text encoder reads each once."""
+        return lru_cache(maxsize=REMEMBERED)(self.condition)
+
+    @cached_property
+    def nulls(self) -> Callable[[str, tuple[int, int]], Condition]:
+        """`null`, likewise."""
+        return lru_cache(maxsize=REMEMBERED)(self.null)
+
     @abstractmethod
     def excess(self, prompt: str) -> str:
         """The words that no text encoder would read; "" if there are none."""
@@ -142,15 +154,22 @@ class Family(ABC):
         return None
 
     @torch.no_grad()
-    def guided(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Predict:
-        """Classifier-free guidance (Ho and Salimans 2022); one pass where the scale is 1 or told."""
+    def guided(
+        self, prompt: str, options: EditOptions, grid: tuple[int, int], timesteps: Sequence[float]
+    ) -> Predict:
+        """Classifier-free guidance (Ho and Salimans 2022); one pass where the scale is 1 or told, or outside
+        the part of the timesteps that the options name (Kynkäänniemi et al. 2024).
+        """
         scale = options.guidance_scale
         if scale is None:
             raise ValueError("options must be resolved")
         size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
-        d, told = self.condition(prompt, size), self.told(scale)
-        null = None if scale == 1 or told is not None else self.null(options.negative_prompt, size)
-        d.update(told or {})
+        told = self.told(scale)
+        d = {**self.conditions(prompt, size), **(told or {})}
+        ends = (options.guidance_start, options.guidance_end)
+        within = frozenset(timesteps[slice(*(int(share * len(timesteps) + 0.5) for share in ends))])
+        unguided = scale == 1 or told is not None or not within
+        null = None if unguided else self.nulls(options.negative_prompt, size)
 
         def rows(condition: Condition, n: int) -> Condition:
             return {key: value.expand(n, *value.shape[1:]) for key, value in condition.items()}
@@ -158,11 +177,11 @@ class Family(ABC):
         @torch.no_grad()
         def predict(z: torch.Tensor, timestep: float) -> torch.Tensor:
             z, n = z.to(self.device, self.dtype), len(z)
-            if null is None:
+            if null is None or timestep not in within:
                 return self.network(z, timestep, rows(d, n))
             both = {key: torch.cat([rows(null, n)[key], row]) for key, row in rows(d, n).items()}
-            unguided, prompted = self.network(torch.cat([z, z]), timestep, both).chunk(2)
-            return unguided + scale * (prompted - unguided)
+            without, prompted = self.network(torch.cat([z, z]), timestep, both).chunk(2)
+            return without + scale * (prompted - without)
 
         return predict
 

@@ -53,7 +53,7 @@ class FlowFamily(Family):
         sigmas = scheduler.sigmas.tolist()[skipped:-1]
         levels = [Level(1 - sigma, sigma) for sigma in sigmas]
         timesteps = scheduler.timesteps.tolist()[skipped:]
-        predict = self.guided(prompt, options, grid)
+        predict = self.guided(prompt, options, grid, timesteps)
         return SOLVERS[options.scheduler](levels, timesteps, predict, "flow")
 
     def times(self, timestep: float, n: int) -> torch.Tensor:

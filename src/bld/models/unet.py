@@ -70,7 +70,7 @@ class UNetFamily(Family):
         timesteps = self._timesteps(scheduler, options)
         signal = scheduler.alphas_cumprod.double()
         levels = [Level(float(signal[t].sqrt()), float((1 - signal[t]).sqrt())) for t in timesteps]
-        predict = self.guided(prompt, options, grid)
+        predict = self.guided(prompt, options, grid, timesteps)
         prediction: Prediction = scheduler.config.prediction_type
         if self.lcm:
             boundary = scheduler.get_scalings_for_boundary_condition_discrete
