@@ -1,11 +1,12 @@
 """The editor: photograph, mask and prompt in, edited photographs out."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ from bld.models.base import LatentModel
 from bld.models.load import load_model
 from bld.models.memory import enough_memory
 from bld.options import TUNED, EditOptions, LoadOptions, Reconstruction
-from bld.process import guesses
-from bld.rank import Ranker, load_ranker, rank
+from bld.rank import Ranker, Ranking, load_ranker, rank
 from bld.reconstruct import Scene, length, reconstruct
+from bld.sample import Dropped, passes, rounds, sample
 from bld.task import Task, check
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class EditResult:
     """All candidates, best first, with everything it takes to make them again.
 
     Without a ranker the order is that of the seeds. round_trip: D(E(x)), the photograph after the
-    autoencoder alone. notes: what was converted, cut or decided on the way. seconds: per stage.
+    autoencoder alone. dropped: who was not finished. notes: what was converted, cut or decided on the way.
+    seconds: per stage.
     """
 
     candidates: tuple[Candidate, ...]
@@ -92,6 +94,7 @@ class EditResult:
     crop: Crop
     round_trip: Photograph
     latents: Latents
+    dropped: tuple[Dropped, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -191,7 +194,12 @@ class Editor:
         with stages.stage("encode", 1) as done:
             z_init = self.model.encode(task.x())
             done(1)
-        return self._finish(task, self._blend(task, z_init, stages, preview), stages, self.ranker)
+        latents, dropped = self._blend(task, z_init, stages, preview)
+        result = self._finish(task, latents, stages, self.ranker)
+        if dropped:
+            note = f"{len(dropped)} of {task.options.candidates} candidates were dropped on the way"
+            result = replace(result, dropped=dropped, notes=(*result.notes, note))
+        return result
 
     @enough_memory()
     def finish(
@@ -229,14 +237,11 @@ class Editor:
         scores: tuple[float | None, ...] = (None,) * len(decoded)
         if ranker is not None:
             with stages.stage("rank", 1) as done:
-                x, m = from_tensor(task.x())[0], task.seen_mask()[..., None]
-                ranking = rank(
-                    ranker, [x + m * (y - x) for y in decoded], m[..., 0], task.prompt, task.options.rank_by
-                )
+                ranking = self._ranking(task, ranker, decoded)
                 latents, decoded = latents.of(ranking.order), [decoded[i] for i in ranking.order]
                 scores = tuple(ranking.scores[i] for i in ranking.order)
                 done(1)
-        ways = self._ways(task.options)
+        ways = self._ways(task.options, len(decoded))
         candidates, before = [], 0
         with stages.stage("reconstruct", sum(length(way, task.options) for way in ways)) as done:
             for way, picture, z, seed, score in zip(
@@ -260,15 +265,23 @@ class Editor:
             crop=task.crop,
             round_trip=reconstruct("none", self._scene(task, round_trip, latents.z_init)),
             latents=latents,
+            dropped=(),
             notes=task.notes,
             seconds=stages.seconds,
         )
 
     @staticmethod
-    def _ways(options: EditOptions) -> list[Reconstruction]:
+    def _ways(options: EditOptions, count: int) -> list[Reconstruction]:
         """How each candidate is reconstructed: tuning takes a while, so only the best are tuned."""
-        tuned = options.tune_candidates if options.reconstruct in TUNED else options.candidates
-        return [options.reconstruct if i < tuned else "stitch" for i in range(options.candidates)]
+        tuned = options.tune_candidates if options.reconstruct in TUNED else count
+        return [options.reconstruct if i < tuned else "stitch" for i in range(count)]
+
+    @staticmethod
+    def _ranking(task: Task, ranker: Ranker, decoded: Sequence[FloatArray]) -> Ranking:
+        """Which of the decoder's pictures fit the prompt, with the photograph around the edit."""
+        x, m = from_tensor(task.x())[0], task.seen_mask()[..., None]
+        pasted = [x + m * (y - x) for y in decoded]
+        return rank(ranker, pasted, m[..., 0], task.prompt, task.options.rank_by)
 
     def _scene(self, task: Task, decoded: FloatArray, z_0: torch.Tensor) -> Scene:
         return Scene(
@@ -283,29 +296,29 @@ class Editor:
 
     def _blend(
         self, task: Task, z_init: torch.Tensor, stages: _Stages, preview: Callable[[Preview], None] | None
-    ) -> Latents:
-        """z_0 of every candidate, a micro-batch at a time."""
-        options, seeds = task.options, task.seeds
-        z_0: list[torch.Tensor] = []
-        batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
-        trajectory = self.model.trajectory(task.prompt, options, task.grid)
-        steps, done_before = len(batches) * len(trajectory), 0
-        m_latent = [torch.from_numpy(m).to(z_init) for m in task.m_latent(len(trajectory))]
+    ) -> tuple[Latents, tuple[Dropped, ...]]:
+        """z_0 of every candidate that is finished. Without a ranker all of them are."""
+        options, ranker = task.options, self.ranker
+        length = len(self.model.trajectory(task.prompt, options, task.grid))
+        plan = rounds(length, options.candidates, options.finalists if ranker else None)
+        steps = passes(plan, options.batch_size)
 
         def show(z: torch.Tensor) -> Photograph:
             return reconstruct("stitch", self._scene(task, from_tensor(self.model.decode(z))[0], z))
 
+        def judge(guesses: torch.Tensor) -> Ranking:
+            decoded = [from_tensor(self.model.decode(z[None]))[0] for z in guesses]
+            return self._ranking(task, cast(Ranker, ranker), decoded)
+
         with stages.stage("blend", steps) as done:
-            for batch in batches:
-                generators = [torch.Generator().manual_seed(seed) for seed in batch]
-                trajectory = self.model.trajectory(task.prompt, options, task.grid)
-                z = z_init
-                for step, (z, guess) in enumerate(  # noqa: B007
-                    guesses(trajectory, z_init, m_latent, generators), start=done_before + 1
-                ):
-                    done(step)
-                    if preview:
-                        preview(Preview(step, steps, tuple(batch), guess, show))
-                done_before += len(trajectory)
-                z_0.append(z)  # the last one
-        return Latents(z_init, torch.cat(z_0), tuple(seeds))
+            count = itertools.count(1)
+
+            def watch(seeds: Sequence[int], guesses: torch.Tensor) -> None:
+                step = next(count)
+                done(step)
+                if preview:
+                    preview(Preview(step, steps, tuple(seeds), guesses, show))
+
+            running, dropped = sample(self.model, task, z_init, plan, judge, watch)
+        z_0, seeds = torch.cat([c.z for c in running]), tuple(c.seed for c in running)
+        return Latents(z_init, z_0, seeds), tuple(dropped)

@@ -37,6 +37,12 @@ class EditOptions:
     """
 
     candidates: int = _option(4, "how many pictures to make", low=1, high=256)
+    finalists: int | None = _option(
+        None,
+        "how many of them to finish: the others are dropped on the way, by what the ranker says of the "
+        "picture guessed so far; all if left out",
+        low=1, high=256,
+    )  # fmt: skip
     seed: int | None = _option(
         None, "seed of the first candidate, the next ones count up; drawn and reported if left out",
         low=0, high=MAX_SEED - 256,
@@ -228,6 +234,7 @@ def resolve(
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     return dataclasses.replace(
         options,
+        finalists=min(options.candidates, options.finalists or options.candidates),
         seed=seed,
         steps=steps if options.steps is None else options.steps,
         shrink=shrink if options.shrink is None else options.shrink,

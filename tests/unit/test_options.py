@@ -26,7 +26,7 @@ RANGED = {
     if option.metadata["low"] is not None
 }
 WHOLE = [
-    "candidates", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size",
+    "candidates", "finalists", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size",
     "tune_candidates", "tune_steps",
 ]  # fmt: skip
 REAL = [
@@ -41,7 +41,15 @@ REAL = [
 ]
 SWITCHES = ["shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground"]
 TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
-OPEN = ["seed", "steps", "guidance_scale", "feather", "shrink", "soft_mask"]  # None means "choose for me"
+OPEN = [
+    "finalists",
+    "seed",
+    "steps",
+    "guidance_scale",
+    "feather",
+    "shrink",
+    "soft_mask",
+]  # None means "choose for me"
 
 
 def refused(**option: Any) -> str:
@@ -234,12 +242,15 @@ def test_resolving_fills_in_what_was_left_open() -> None:
         EditOptions(seed=9), steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6
     )
     assert options == EditOptions(
-        seed=9, steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6
-    )
+        finalists=EditOptions.candidates, seed=9, steps=50, guidance_scale=4.5, shrink=True,
+        soft_mask=False, feather=6,
+    )  # fmt: skip
 
 
 def test_resolving_keeps_explicit_choices_even_falsy_ones() -> None:
-    asked = EditOptions(seed=0, steps=7, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    asked = EditOptions(
+        finalists=1, seed=0, steps=7, guidance_scale=1, shrink=False, soft_mask=False, feather=0
+    )
     assert resolve(asked, steps=50, guidance_scale=4.5, shrink=True, soft_mask=True, feather=6) == asked
 
 

@@ -26,7 +26,7 @@ ModelName = Annotated[
 Device = Annotated[str, typer.Option(help=LOADING["device"].metadata["help"])]
 
 GROUPS = {
-    "Pictures": ("candidates", "batch_size", "tune_candidates", "rank_by"),
+    "Pictures": ("candidates", "finalists", "batch_size", "tune_candidates", "rank_by"),
     "Sampling": (
         "seed",
         "steps",
