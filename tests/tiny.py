@@ -197,13 +197,13 @@ COLOURS = {
 }
 
 
-def painter(cell: int) -> nn.Module:
+def painter(cell: int) -> nn.Sequential:
     """A decoder of three channels that paints each latent cell in it, with weights that can be tuned."""
     layer = nn.ConvTranspose2d(3, 3, cell, stride=cell)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(3)[..., None, None].expand(3, 3, cell, cell))
         nn.init.zeros_(layer.bias)
-    return layer
+    return nn.Sequential(layer)
 
 
 class GaussianModel:
@@ -235,7 +235,7 @@ class GaussianModel:
         self.calls += 1
         return F.interpolate(z, scale_factor=self.latent_factor, mode="nearest")
 
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> nn.Sequential:
         return painter(self.latent_factor)
 
     def excess(self, prompt: str) -> str:

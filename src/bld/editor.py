@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 import torch
 
+from bld.encoded import Encoded
 from bld.errors import InvalidInput
 from bld.fidelity import Fidelity, fidelity
 from bld.images import (
@@ -152,7 +153,7 @@ class Editor:
     """
 
     def __init__(self, model: LatentModel, ranker: Ranker | None = None) -> None:
-        self.model, self.ranker = model, ranker
+        self.model, self.ranker, self._encoded = model, ranker, Encoded(model)
 
     @classmethod
     def from_pretrained(
@@ -192,7 +193,7 @@ class Editor:
         task = check(self.model, image, mask, prompt, options or EditOptions(**changes))
         stages = _Stages(progress)
         with stages.stage("encode", 1) as done:
-            z_init = self.model.encode(task.x())
+            z_init = self._encoded(task.x())
             done(1)
         latents, dropped = self._blend(task, z_init, stages, preview)
         result = self._finish(task, latents, stages, self.ranker)

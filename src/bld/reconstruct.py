@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import nn
 
 from bld import poisson as gradient_domain
@@ -37,7 +38,7 @@ class Scene:
     mask: FloatArray
     decoded: FloatArray
     z_0: torch.Tensor
-    decoder: Callable[[], nn.Module]
+    decoder: Callable[[], nn.Sequential]
     options: EditOptions
 
     @property
@@ -104,9 +105,16 @@ def latents(scene: Scene, report: Report) -> Array:
 
 
 def decoder(scene: Scene, report: Report) -> Array:
-    """D*(z_0): a copy of the decoder whose weights are tuned for this one picture, and then dropped."""
-    tuned = scene.decoder().requires_grad_(True)
-    return scene.generated(tune(scene, tuned.parameters(), lambda: tuned(scene.z_0), report))
+    """D*(z_0): a copy of the decoder whose weights are tuned for this one picture, and then dropped.
+
+    Of its blocks the last `tune_blocks` are tuned; the others, which stay what they are, run once.
+    """
+    blocks = scene.decoder()
+    fixed = len(blocks) - min(len(blocks), scene.options.tune_blocks)
+    tuned = blocks[fixed:].requires_grad_(True)
+    with torch.no_grad():
+        reached = blocks[:fixed](scene.z_0)
+    return scene.generated(tune(scene, tuned.parameters(), lambda: tuned(reached), report))
 
 
 def tune(
@@ -147,6 +155,23 @@ def _psnr(background: float, m: torch.Tensor) -> float:
     return float(10 * np.log10(4 / max(error, 1e-12)))
 
 
+def exact(scene: Scene, made: Array) -> Array:
+    """The photograph's own pixels outside the mask, to the byte, with no new step at its edge.
+
+    Inside, what the nearest pixel outside differed by is added, and fades out over the feather.
+    """
+    if scene.options.feather is None:
+        raise ValueError("options must be resolved")
+    original, inside = scene.original, scene.mask[scene.box.slices] > 0
+    if inside.all():
+        return made
+    residual = original.astype(np.float64) - made
+    nearest = distance_transform_edt(inside, return_distances=False, return_indices=True)
+    faded = 1 - feather_inside(scene.mask, scene.options.feather)[scene.box.slices][..., None]
+    joined = np.rint(made + faded * residual[tuple(nearest)]).clip(0, np.iinfo(original.dtype).max)
+    return np.where(inside[..., None], joined.astype(original.dtype), original)
+
+
 WAYS: dict[Reconstruction, Callable[[Scene, Report], Array]] = {
     "none": none,
     "stitch": stitch,
@@ -164,6 +189,7 @@ def length(way: Reconstruction, options: EditOptions) -> int:
 def reconstruct(way: Reconstruction, scene: Scene, report: Report = lambda done: None) -> Photograph:
     """The finished photograph: size, depth, profile and alpha are the original's."""
     pixels = scene.photograph.pixels.copy()
-    pixels[scene.box.slices] = WAYS[way](scene, report)
+    made = WAYS[way](scene, report)
+    pixels[scene.box.slices] = exact(scene, made) if scene.options.exact and way in TUNED else made
     report(length(way, scene.options))
     return Photograph(pixels, scene.photograph.alpha, scene.photograph.icc_profile)

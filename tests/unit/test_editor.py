@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from bld import Editor
+from bld import Editor, encoded
 from bld.blend import blend
 from bld.editor import EditResult
 from bld.errors import Cancelled, InvalidInput
@@ -149,6 +149,25 @@ def test_any_other_photograph_runs_on_a_crop_around_the_mask(editor: Editor) -> 
     assert size == (TINY_SIZE, TINY_SIZE)
     assert box.height == box.width == 100  # 50 px and as much again: 32 of the model's 64
     assert (box.top, box.left) == (75, 270)
+
+
+def test_a_crop_is_encoded_once_and_the_oldest_is_forgotten(
+    editor: Editor, model: GaussianModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded, "REMEMBERED", 2)
+    seen: list[torch.Tensor] = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda x: (seen.append(x), encode(x))[1])
+    first = pixels(edit(editor))
+    again = pixels(edit(editor, strength=0.5, seed=3))
+    assert len(seen) == 1
+    assert not np.array_equal(first, again)
+    np.testing.assert_array_equal(pixels(edit(Editor(model))), first)
+    seen.clear()
+    others = [np.roll(PHOTO, shift, axis=0) for shift in (1, 2)]
+    for photo in (*others, others[0], PHOTO):
+        edit(editor, photo)
+    assert len(seen) == 3, "two others, one of them remembered, and the first anew"
 
 
 def test_the_round_trip_is_the_photograph_through_the_autoencoder(

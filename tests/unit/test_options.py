@@ -27,7 +27,7 @@ RANGED = {
 }
 WHOLE = [
     "candidates", "finalists", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size",
-    "tune_candidates", "tune_steps",
+    "tune_candidates", "tune_steps", "tune_blocks",
 ]  # fmt: skip
 REAL = [
     "strength",
@@ -39,7 +39,9 @@ REAL = [
     "tune_weight",
     "tune_psnr",
 ]
-SWITCHES = ["shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground"]
+SWITCHES = [
+    "exact", "shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground",
+]  # fmt: skip
 TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
 OPEN = [
     "finalists",

@@ -39,8 +39,9 @@ GROUPS = {
         "truncate_prompt",
     ),
     "Mask": ("mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink", "context", "context_pixels"),
-    "Finish": ("reconstruct", "feather"),
+    "Finish": ("reconstruct", "exact", "feather"),
     "Tuning (latents and decoder)": (
+        "tune_blocks",
         "tune_steps",
         "tune_lr",
         "tune_weight",

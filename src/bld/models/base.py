@@ -77,8 +77,10 @@ class LatentModel(Protocol):
         """D(z): latents to images b 3 h w, about [-1, 1], not clamped."""
         ...
 
-    def decoder(self) -> torch.nn.Module:
-        """A copy of D in float32 that may be tuned, from latents as `decode` takes them to its images."""
+    def decoder(self) -> torch.nn.Sequential:
+        """A copy of D in float32 that may be tuned, from latents as `decode` takes them to its images: a
+        chain of blocks, from coarse to fine.
+        """
         ...
 
     def excess(self, prompt: str) -> str:

@@ -101,11 +101,12 @@ class Family(ABC):
         image: torch.Tensor = self.vae.decode(self.unscaled(z.to(self.device)).to(self.vae.dtype)).sample
         return image.float()
 
-    def decoder(self) -> torch.nn.Module:
-        """A copy of D in float32, on the model's device, with its weights free to be tuned."""
-        parts = (self.vae.post_quant_conv, self.vae.decoder)
-        copies = [copy.deepcopy(part).float().to(self.device) for part in parts if part is not None]
-        return Decoder(copies, self.unscaled).requires_grad_(True)
+    def decoder(self) -> torch.nn.Sequential:
+        """A copy of D in float32, on the model's device, as the chain of its blocks, free to be tuned."""
+        first, d = copy.deepcopy((self.vae.post_quant_conv, self.vae.decoder))
+        last = torch.nn.Sequential(d.conv_norm_out, d.conv_act, d.conv_out)
+        blocks = [part for part in (first, d.conv_in, d.mid_block, *d.up_blocks, last) if part is not None]
+        return torch.nn.Sequential(Unscaled(self), *blocks).float().to(self.device).requires_grad_(True)
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
         """The autoencoder's latents as the network knows them, of about unit variance."""
@@ -192,21 +193,16 @@ def cut(tokenizer: Any, prompt: str, limit: int) -> str:
     return str(tokenizer.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
 
 
-class Decoder(torch.nn.Sequential):
-    """D with weights of its own: latents b c h w to images b 3 fh fw, about [-1, 1]."""
+class Unscaled(torch.nn.Module):
+    """`Family.unscaled` as the first block of a decoder, on the model's device."""
 
-    def __init__(
-        self, parts: list[torch.nn.Module], unscaled: Callable[[torch.Tensor], torch.Tensor]
-    ) -> None:
-        super().__init__(*parts)
-        self.unscaled = unscaled
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """D(z), with a gradient."""
-        z = self.unscaled(z.to(next(self.parameters()).device))
-        for part in self:
-            z = part(z)
-        return z
+        """b c h w, likewise."""
+        return self.family.unscaled(z.to(self.family.device))
 
 
 def _class(name: str) -> Any:
