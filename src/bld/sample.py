@@ -15,7 +15,7 @@ from bld.process import guesses
 from bld.rank import Ranking
 from bld.task import Task
 
-LOOKS = (0.35, 0.6)  # shares of the steps after which candidates are dropped
+LOOKS = (0.25, 0.5)  # shares of the steps after which candidates are dropped
 
 Judge = Callable[[torch.Tensor], Ranking]
 """Ranks guesses of clean latents, n c h w."""

@@ -42,7 +42,7 @@ REAL = [
 SWITCHES = [
     "exact", "shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground",
 ]  # fmt: skip
-TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
+TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "tuner", "rank_by"]
 OPEN = [
     "finalists",
     "seed",
@@ -162,7 +162,7 @@ def test_a_text_is_text(name: str, value: Any) -> None:
     assert flag(name) in refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["scheduler", "reconstruct", "mask_mode", "tune_loss", "rank_by"])
+@pytest.mark.parametrize("name", ["scheduler", "reconstruct", "mask_mode", "tune_loss", "tuner", "rank_by"])
 def test_a_choice_is_one_of_those_in_the_message(name: str) -> None:
     message = refused(**{name: "watercolour"})
     assert message.startswith(f"{flag(name)} watercolour: ")

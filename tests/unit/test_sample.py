@@ -1,5 +1,7 @@
 """Dropping candidates on the way: what it saves, and that it changes none of those that are left."""
 
+import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from bld import Editor, EditResult
 from bld.apps.record import Inputs, record
 from bld.evaluation.meter import denoiser, metered
 from bld.masks import FloatArray
-from bld.options import LoadOptions
+from bld.options import PRESETS, LoadOptions, preset
 from bld.sample import batches, passes, rounds
 from tests.tiny import TINY_SIZE, GaussianModel
 
@@ -86,8 +88,8 @@ def test_a_finalist_is_the_same_picture_as_without_dropping(family: Any) -> None
 def test_whoever_was_dropped_scored_less_and_is_told() -> None:
     ranker = Reddest()
     result = edit(Editor(GaussianModel(), ranker), candidates=8, finalists=2)
-    assert [d.step for d in result.dropped] == [4] * 4 + [6] * 2
-    first, second = ([d.score for d in result.dropped if d.step == step] for step in (4, 6))
+    assert [d.step for d in result.dropped] == [2] * 4 + [5] * 2
+    first, second = ([d.score for d in result.dropped if d.step == step] for step in (2, 5))
     assert first == sorted(first, reverse=True)
     assert second == sorted(second, reverse=True)
     assert ranker.shown == 8 + 4 + 2, "each candidate in work, at each look, and the finalists at the end"
@@ -100,6 +102,29 @@ def test_whoever_was_dropped_scored_less_and_is_told() -> None:
 def test_without_a_ranker_all_are_finished() -> None:
     result = edit(Editor(GaussianModel()), candidates=5, finalists=2)
     assert (len(result.candidates), result.dropped) == (5, ())
+
+
+def test_what_the_fast_preset_runs_for_24_candidates(tiny_editor: Editor) -> None:
+    """A tenth of the passes of the UNet that 50 guided steps take; everything else as seldom as can be."""
+    editor, ran = Editor(tiny_editor.model, Reddest()), Counter[str]()
+    parts = {
+        "encoder": editor.model.vae.encoder, "decoder": editor.model.vae.decoder,
+        "text encoder": editor.model.text_encoder,
+    }  # fmt: skip
+    hooks = [
+        part.register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
+        for name, part in parts.items()
+    ]
+    with metered(denoiser(editor.model)) as cost:
+        result = editor.edit(PHOTO, MASK, "a green wall", options=preset("fast", candidates=24, seed=0))
+    for hook in hooks:
+        hook.remove()
+    assert len(result.candidates) == PRESETS["fast"]["finalists"]
+    assert cost.evaluations <= 2 * PRESETS["paper"]["steps"] * 24 / 10
+    assert ran["encoder"] == 1
+    assert ran["text encoder"] == 2, "the prompt, and none"
+    looked_at = 24 + math.ceil(math.sqrt(24 * 4))  # at the two looks
+    assert ran["decoder"] == looked_at + len(result.candidates) + 1, "and the photograph's round trip"
 
 
 def test_evaluations_and_memory_of_24_candidates(tiny_editor: Editor) -> None:

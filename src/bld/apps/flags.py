@@ -41,6 +41,7 @@ GROUPS = {
     "Mask": ("mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink", "context", "context_pixels"),
     "Finish": ("reconstruct", "exact", "feather"),
     "Tuning (latents and decoder)": (
+        "tuner",
         "tune_blocks",
         "tune_steps",
         "tune_lr",

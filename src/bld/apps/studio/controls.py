@@ -14,7 +14,8 @@ MAIN = ("negative_prompt", "candidates", "seed", "strength", "reconstruct", "shr
 ADVANCED = (
     "steps", "scheduler", "guidance_scale", "guidance_start", "guidance_end", "finalists", "truncate_prompt",
     "batch_size", "rank_by", "soft_mask", "context", "context_pixels", "exact", "feather", "tune_candidates",
-    "tune_blocks", "tune_steps", "tune_lr", "tune_weight", "tune_loss", "tune_psnr", "tune_foreground",
+    "tuner", "tune_blocks", "tune_steps", "tune_lr", "tune_weight", "tune_loss", "tune_psnr",
+    "tune_foreground",
 )  # fmt: skip
 UPLOAD = ("mask_mode", "resize_mask")  # how a mask that is uploaded is read
 ELSEWHERE = {"invert_mask": "the button Invert", "max_pixels": "bld studio --max-pixels"}
