@@ -23,7 +23,7 @@ from bld.options import PRESETS
 PAPER, FAST = PRESETS["paper"], PRESETS["fast"]
 SOLVER = {**PAPER, **{name: FAST[name] for name in ("steps", "scheduler")}}
 GUIDANCE = {**SOLVER, "guidance_end": FAST["guidance_end"]}
-DROPPING = {**GUIDANCE, **{name: FAST[name] for name in ("finalists", "batch_size")}}
+DROPPING = {**GUIDANCE, "finalists": FAST["finalists"]}
 RUNGS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
     "ddim-20": {**PAPER, "steps": 20},

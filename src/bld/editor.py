@@ -302,7 +302,7 @@ class Editor:
         options, ranker = task.options, self.ranker
         length = len(self.model.trajectory(task.prompt, options, task.grid))
         plan = rounds(length, options.candidates, options.finalists if ranker else None)
-        steps = passes(plan, options.batch_size)
+        steps = passes(plan, task.batch_size)
 
         def show(z: torch.Tensor) -> Photograph:
             return reconstruct("stitch", self._scene(task, from_tensor(self.model.decode(z))[0], z))

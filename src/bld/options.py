@@ -150,9 +150,10 @@ class EditOptions:
         "largest picture to open, in pixels: a guard against decompression bombs",
         low=1,
     )
-    batch_size: int = _option(
-        4,
-        "candidates denoised together: speed and memory; a picture changes by rounding at most",
+    batch_size: int | None = _option(
+        None,
+        "candidates denoised together: speed and memory; a picture changes by rounding at most; 4, and "
+        "up to 16 where pictures are small, if left out",
         low=1,
         high=256,
     )
@@ -212,7 +213,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "guidance_end": 0.75,
         "candidates": 4,
         "finalists": 4,
-        "batch_size": 8,
         "tuner": "fast",
         "tune_steps": 20,
         "tune_lr": 1e-3,
@@ -256,7 +256,14 @@ def preset(name: Preset, **changes: Any) -> EditOptions:
 
 
 def resolve(
-    options: EditOptions, *, steps: int, guidance_scale: float, shrink: bool, soft_mask: bool, feather: int
+    options: EditOptions,
+    *,
+    steps: int,
+    guidance_scale: float,
+    shrink: bool,
+    soft_mask: bool,
+    feather: int,
+    batch_size: int = 4,
 ) -> EditOptions:
     """`options` with every open choice made (a seed is drawn if none came), so that it can be rerun."""
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
@@ -264,6 +271,7 @@ def resolve(
         options,
         finalists=min(options.candidates, options.finalists or options.candidates),
         seed=seed,
+        batch_size=batch_size if options.batch_size is None else options.batch_size,
         steps=steps if options.steps is None else options.steps,
         shrink=shrink if options.shrink is None else options.shrink,
         soft_mask=soft_mask if options.soft_mask is None else options.soft_mask,

@@ -89,7 +89,7 @@ def sample(
     running = [Running(s, torch.Generator().manual_seed(s), z_init, z_init) for s in task.seeds]
     dropped: list[Dropped] = []
     for part in plan:
-        for batch in batches(len(running), task.options.batch_size):
+        for batch in batches(len(running), task.batch_size):
             for guess in advance(model, task, z_init, part, running[batch]):
                 watch([candidate.seed for candidate in running[batch]], guess)
         if part.kept < len(running):

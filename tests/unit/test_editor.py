@@ -291,9 +291,9 @@ def test_the_darker_the_mask_the_later_its_edit_begins(
 ) -> None:
     seen: list[list[float]] = []
 
-    def spied(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
+    def spied(trajectory: Any, z_init: Any, m_latent: Any, *rest: Any) -> Any:
         seen.append([float(m.sum()) for m in m_latent])
-        return blend(trajectory, z_init, m_latent, generators)
+        return blend(trajectory, z_init, m_latent, *rest)
 
     monkeypatch.setattr("bld.process.blend", spied)
     steps = np.repeat(np.float32([0, 0.25, 0.5, 1]), NATIVE.shape[1] // 4)
@@ -320,9 +320,9 @@ def test_thin_masks_shrink_and_others_do_not_unless_told(editor: Editor) -> None
 def test_a_shrinking_mask_starts_wider(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[float]] = []
 
-    def spied(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
+    def spied(trajectory: Any, z_init: Any, m_latent: Any, *rest: Any) -> Any:
         seen.append([float(m.sum()) for m in m_latent])
-        return blend(trajectory, z_init, m_latent, generators)
+        return blend(trajectory, z_init, m_latent, *rest)
 
     monkeypatch.setattr("bld.process.blend", spied)
     line = box_mask(NATIVE, Box(30, 8, 1, 48))

@@ -244,14 +244,14 @@ def test_resolving_fills_in_what_was_left_open() -> None:
         EditOptions(seed=9), steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6
     )
     assert options == EditOptions(
-        finalists=EditOptions.candidates, seed=9, steps=50, guidance_scale=4.5, shrink=True,
+        finalists=EditOptions.candidates, batch_size=4, seed=9, steps=50, guidance_scale=4.5, shrink=True,
         soft_mask=False, feather=6,
     )  # fmt: skip
 
 
 def test_resolving_keeps_explicit_choices_even_falsy_ones() -> None:
     asked = EditOptions(
-        finalists=1, seed=0, steps=7, guidance_scale=1, shrink=False, soft_mask=False, feather=0
+        finalists=1, batch_size=2, seed=0, steps=7, guidance_scale=1, shrink=False, soft_mask=False, feather=0
     )
     assert resolve(asked, steps=50, guidance_scale=4.5, shrink=True, soft_mask=True, feather=6) == asked
 

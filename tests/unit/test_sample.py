@@ -13,8 +13,9 @@ from bld import Editor, EditResult
 from bld.apps.record import Inputs, record
 from bld.evaluation.meter import denoiser, metered
 from bld.masks import FloatArray
-from bld.options import PRESETS, LoadOptions, preset
+from bld.options import PRESETS, EditOptions, LoadOptions, preset
 from bld.sample import batches, passes, rounds
+from bld.task import check
 from tests.tiny import TINY_SIZE, GaussianModel
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (TINY_SIZE, TINY_SIZE, 3)).astype(np.uint8)
@@ -68,6 +69,15 @@ def test_micro_batches_hold_every_candidate_once(candidates: int, most: int) -> 
     found = [i for batch in batches(candidates, most) for i in range(batch.start, batch.stop)]
     assert found == list(range(candidates))
     assert passes(rounds(5, candidates, None), most) == 5 * len(batches(candidates, most))
+
+
+@pytest.mark.parametrize(("side", "together"), [(64, 16), (256, 16), (384, 7), (512, 4), (1024, 4)])
+def test_small_pictures_are_denoised_more_at_a_time(side: int, together: int) -> None:
+    model = GaussianModel()
+    model.native_size = side  # and the photograph's
+    photo, mask = np.zeros((side, side, 3), np.uint8), np.ones((side, side), bool)
+    assert check(model, photo, mask, "a red wall", EditOptions()).batch_size == together
+    assert check(model, photo, mask, "a red wall", EditOptions(batch_size=3)).batch_size == 3
 
 
 # --- the candidates ---
