@@ -22,11 +22,8 @@ ELSEWHERE = {"invert_mask": "the button Invert", "max_pixels": "bld studio --max
 
 AUTO, ON, OFF = "auto", "on", "off"
 LABELS = {"shrink": "Shrinking mask", "reconstruct": "Background reconstruction"}  # the rest by their names
-SLIDERS = {
-    "strength": 0.01,
-    "guidance_start": 0.05,
-    "guidance_end": 0.05,
-}  # step; where a hand wants to try rather than to type
+# Step; where a hand wants to try rather than to type.
+SLIDERS = {"strength": 0.01, "guidance_start": 0.05, "guidance_end": 0.05}
 DEFAULT = "default"
 
 Options = dict[str, Any]
