@@ -43,15 +43,10 @@ SWITCHES = [
     "exact", "shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground",
 ]  # fmt: skip
 TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "tuner", "rank_by"]
+# None means "choose for me".
 OPEN = [
-    "finalists",
-    "seed",
-    "steps",
-    "guidance_scale",
-    "feather",
-    "shrink",
-    "soft_mask",
-]  # None means "choose for me"
+    "finalists", "seed", "steps", "guidance_scale", "feather", "shrink", "soft_mask", "batch_size",
+]  # fmt: skip
 
 
 def refused(**option: Any) -> str:

@@ -125,14 +125,15 @@ def test_what_the_fast_preset_runs_for_24_candidates(tiny_editor: Editor) -> Non
         part.register_forward_pre_hook(lambda *_, name=name: ran.update([name]))
         for name, part in parts.items()
     ]
+    asked = preset("fast", candidates=24, seed=0, negative_prompt="a blue wall")  # prompts of no other test
     with metered(denoiser(editor.model)) as cost:
-        result = editor.edit(PHOTO, MASK, "a green wall", options=preset("fast", candidates=24, seed=0))
+        result = editor.edit(PHOTO, MASK, "a green wall", options=asked)
     for hook in hooks:
         hook.remove()
     assert len(result.candidates) == PRESETS["fast"]["finalists"]
     assert cost.evaluations <= 2 * PRESETS["paper"]["steps"] * 24 / 10
     assert ran["encoder"] == 1
-    assert ran["text encoder"] == 2, "the prompt, and none"
+    assert ran["text encoder"] == 2, "the prompt, and what it leads away from"
     looked_at = 24 + math.ceil(math.sqrt(24 * 4))  # at the two looks
     assert ran["decoder"] == looked_at + len(result.candidates) + 1, "and the photograph's round trip"
 
