@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,8 @@ def test_a_finalist_is_the_same_picture_as_without_dropping(family: Any) -> None
     assert len(halved.candidates) == 2
     for candidate in halved.candidates:
         np.testing.assert_array_equal(candidate.photograph.pixels, made[candidate.seed])
+    for seed, z in zip(halved.latents.seeds, halved.latents.z_0, strict=True):
+        assert torch.equal(z, whole.latents.z_0[whole.latents.seeds.index(seed)])
     assert {c.seed for c in halved.candidates} | {d.seed for d in halved.dropped} == set(range(7, 16))
 
 
