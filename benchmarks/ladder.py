@@ -55,8 +55,9 @@ def main() -> None:
     bench.run(editor, entered, suite, judges, given.output, repeats=0)
     found = {entry["system"]: entry for entry in bench.summary(given.output)}
     print("| with | UNet evaluations | seconds | batch, % | first, % (95 %) |\n|---|---|---|---|---|")
-    for name, rows in bench.rows(given.output, "case").items():
-        entry = found[name]
+    measured = bench.rows(given.output, "case")
+    for name in [rung for rung in RUNGS if rung in measured]:
+        rows, entry = measured[name], found[name]
         low, high = 100 * entry["top_low"], 100 * entry["top_high"]
         print(
             f"| {name} | {median(row['evaluations'] for row in rows):.0f} "
