@@ -9,7 +9,6 @@ Importing this package is light; torch and diffusers come in with the first name
 """
 
 import importlib
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from bld.errors import BldError, Cancelled, InvalidInput, MissingExtra, ModelUnavailable
     from bld.options import EditOptions, preset
     from bld.session import Session
+
+    __version__: str
 
 _HOME = {
     "BldError": "bld.errors",
@@ -46,10 +47,12 @@ __all__ = [
     "preset",
 ]
 
-__version__ = version("blended-latent-diffusion")
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reading it takes as long as a fifth of `bld --help`
+        from importlib.metadata import version
+
+        return version("blended-latent-diffusion")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,16 +1,18 @@
 """The editor: photograph, mask and prompt in, edited photographs out."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
 
 from bld.blend import blend
+from bld.encoded import Encoded
 from bld.errors import InvalidInput
 from bld.fidelity import Fidelity, fidelity
 from bld.images import (
@@ -22,14 +24,16 @@ from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
 from bld.models.memory import enough_memory
-from bld.options import TUNED, EditOptions, LoadOptions, Reconstruction
-from bld.process import guesses
-from bld.rank import Ranker, load_ranker, rank
+from bld.options import TUNED, EditOptions, LoadOptions, RankBy, Reconstruction
+from bld.rank import Ranker, Ranking, load_ranker, rank
 from bld.reconstruct import Scene, length, reconstruct
+from bld.sample import Dropped, batches, passes, rounds, sample
 from bld.task import Task, check
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+ON_THE_WAY: RankBy = "crop"  # the view that separates best, and a third of what all of them cost
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total) as an edit goes on."""
@@ -78,7 +82,8 @@ class EditResult:
     """All candidates, best first, with everything it takes to make them again.
 
     Without a ranker the order is that of the seeds. round_trip: D(E(x)), the photograph after the
-    autoencoder alone. notes: what was converted, cut or decided on the way. seconds: per stage.
+    autoencoder alone. dropped: who was not finished. notes: what was converted, cut or decided on the way.
+    seconds: per stage.
     """
 
     candidates: tuple[Candidate, ...]
@@ -93,6 +98,7 @@ class EditResult:
     crop: Crop
     round_trip: Photograph
     latents: Latents
+    dropped: tuple[Dropped, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]
 
@@ -150,7 +156,7 @@ class Editor:
     """
 
     def __init__(self, model: LatentModel, ranker: Ranker | None = None) -> None:
-        self.model, self.ranker = model, ranker
+        self.model, self.ranker, self._encoded = model, ranker, Encoded(model)
 
     @classmethod
     def from_pretrained(
@@ -190,33 +196,33 @@ class Editor:
         task = check(self.model, image, mask, prompt, options or EditOptions(**changes))
         stages = Stages(progress)
         with stages.stage("encode", 1) as done:
-            z_init = self.model.encode(task.x())
+            z_init = self._encoded(task.x())
             done(1)
-        return self._finish(task, self._blend(task, z_init, stages, preview), stages, self.ranker)
+        latents, dropped = self._blend(task, z_init, stages, preview)
+        return self._finish(task, latents, stages, self.ranker, dropped)
 
     @enough_memory()
     def edit_together(self, tasks: Sequence[Task]) -> list[EditResult]:
         """Several checked edits, denoised in shared batches: faster where each has few candidates.
 
-        The tasks are of one grid and agree in steps, strength, guidance, negative prompt and batch size. A
-        photograph that several of them crop alike is encoded once. A result is what `edit` gives, but for
-        rounding; its seconds are its share. Raises BldError where memory runs out.
+        The tasks are of one grid and agree in what makes a trajectory, but for the prompt, and in batch size;
+        where candidates are dropped on the way, each edit is denoised by itself. A result is what `edit`
+        gives, but for rounding; its seconds are its share. Raises BldError where memory runs out.
         """
         stages = Stages(None)
         with stages.stage("encode", 1):
-            crops = {(id(task.photograph), task.crop): task for task in tasks}
-            encoded = {crop: self.model.encode(task.x()) for crop, task in crops.items()}
-            z_init = [encoded[id(task.photograph), task.crop] for task in tasks]
+            z_init = [self._encoded(task.x()) for task in tasks]
         with stages.stage("blend", 1):
-            z_0 = self._blend_together(tasks, z_init)
+            if self.ranker and any(task.options.finalists != task.options.candidates for task in tasks):
+                made = [
+                    self._blend(task, z, Stages(None), None) for task, z in zip(tasks, z_init, strict=True)
+                ]
+            else:
+                made = [(latents, ()) for latents in self._blend_together(tasks, z_init)]
         shares = {stage: seconds / len(tasks) for stage, seconds in stages.seconds.items()}
-        latents = [
-            Latents(z, torch.stack(z_0[i]), tuple(task.seeds))
-            for i, (task, z) in enumerate(zip(tasks, z_init, strict=True))
-        ]
         return [
-            self._finish(task, made, Stages(None, dict(shares)), self.ranker)
-            for task, made in zip(tasks, latents, strict=True)
+            self._finish(task, latents, Stages(None, dict(shares)), self.ranker, dropped)
+            for task, (latents, dropped) in zip(tasks, made, strict=True)
         ]
 
     @enough_memory()
@@ -244,8 +250,16 @@ class Editor:
             )
         return self._finish(task, latents, Stages(progress), None)
 
-    def _finish(self, task: Task, latents: Latents, stages: Stages, ranker: Ranker | None) -> EditResult:
-        """Decode every candidate, rank them and reconstruct their backgrounds."""
+    def _finish(
+        self,
+        task: Task,
+        latents: Latents,
+        stages: Stages,
+        ranker: Ranker | None,
+        dropped: tuple[Dropped, ...] = (),
+    ) -> EditResult:
+        """Decode every candidate that was finished, rank them and reconstruct their backgrounds."""
+        note = f"{len(dropped)} of {task.options.candidates} candidates were dropped on the way"
         with stages.stage("decode", 1 + len(latents.seeds)) as done:
             decoded = []
             for number, z in enumerate([latents.z_init[0], *latents.z_0]):
@@ -255,14 +269,11 @@ class Editor:
         scores: tuple[float | None, ...] = (None,) * len(decoded)
         if ranker is not None:
             with stages.stage("rank", 1) as done:
-                x, m = from_tensor(task.x())[0], task.seen_mask()[..., None]
-                ranking = rank(
-                    ranker, [x + m * (y - x) for y in decoded], m[..., 0], task.prompt, task.options.rank_by
-                )
+                ranking = self._ranking(task, ranker, decoded, task.options.rank_by)
                 latents, decoded = latents.of(ranking.order), [decoded[i] for i in ranking.order]
                 scores = tuple(ranking.scores[i] for i in ranking.order)
                 done(1)
-        ways = self._ways(task.options)
+        ways = self._ways(task.options, len(decoded))
         candidates, before = [], 0
         with stages.stage("reconstruct", sum(length(way, task.options) for way in ways)) as done:
             for way, picture, z, seed, score in zip(
@@ -286,15 +297,23 @@ class Editor:
             crop=task.crop,
             round_trip=reconstruct("none", self._scene(task, round_trip, latents.z_init)),
             latents=latents,
-            notes=task.notes,
+            dropped=dropped,
+            notes=(*task.notes, note) if dropped else task.notes,
             seconds=stages.seconds,
         )
 
     @staticmethod
-    def _ways(options: EditOptions) -> list[Reconstruction]:
+    def _ways(options: EditOptions, count: int) -> list[Reconstruction]:
         """How each candidate is reconstructed: tuning takes a while, so only the best are tuned."""
-        tuned = options.tune_candidates if options.reconstruct in TUNED else options.candidates
-        return [options.reconstruct if i < tuned else "stitch" for i in range(options.candidates)]
+        tuned = options.tune_candidates if options.reconstruct in TUNED else count
+        return [options.reconstruct if i < tuned else "stitch" for i in range(count)]
+
+    @staticmethod
+    def _ranking(task: Task, ranker: Ranker, decoded: Sequence[FloatArray], by: RankBy) -> Ranking:
+        """Which of the decoder's pictures fit the prompt, with the photograph around the edit."""
+        x, m = from_tensor(task.x())[0], task.seen_mask()[..., None]
+        pasted = [x + m * (y - x) for y in decoded]
+        return rank(ranker, pasted, m[..., 0], task.prompt, by)
 
     def _scene(self, task: Task, decoded: FloatArray, z_0: torch.Tensor) -> Scene:
         return Scene(
@@ -309,42 +328,40 @@ class Editor:
 
     def _blend(
         self, task: Task, z_init: torch.Tensor, stages: Stages, preview: Callable[[Preview], None] | None
-    ) -> Latents:
-        """z_0 of every candidate, a micro-batch at a time."""
-        options, seeds = task.options, task.seeds
-        z_0: list[torch.Tensor] = []
-        batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
-        trajectory = self.model.trajectory(task.prompt, options, task.grid)
-        steps, done_before = len(batches) * len(trajectory), 0
-        m_latent = [torch.from_numpy(m).to(z_init) for m in task.m_latent(len(trajectory))]
+    ) -> tuple[Latents, tuple[Dropped, ...]]:
+        """z_0 of every candidate that is finished. Without a ranker all of them are."""
+        options, ranker = task.options, self.ranker
+        length = len(self.model.trajectory(task.prompt, options, task.grid))
+        plan = rounds(length, options.candidates, options.finalists if ranker else None)
+        steps = passes(plan, task.batch_size)
 
         def show(z: torch.Tensor) -> Photograph:
             return reconstruct("stitch", self._scene(task, from_tensor(self.model.decode(z))[0], z))
 
-        with stages.stage("blend", steps) as done:
-            for batch in batches:
-                generators = [torch.Generator().manual_seed(seed) for seed in batch]
-                trajectory = self.model.trajectory(task.prompt, options, task.grid)
-                z = z_init
-                for step, (z, guess) in enumerate(  # noqa: B007
-                    guesses(trajectory, z_init, m_latent, generators), start=done_before + 1
-                ):
-                    done(step)
-                    if preview:
-                        preview(Preview(step, steps, tuple(batch), guess, show))
-                done_before += len(trajectory)
-                z_0.append(z)  # the last one
-        return Latents(z_init, torch.cat(z_0), tuple(seeds))
+        def judge(guesses: torch.Tensor) -> Ranking:
+            decoded = [from_tensor(self.model.decode(z[None]))[0] for z in guesses]
+            return self._ranking(task, cast(Ranker, ranker), decoded, ON_THE_WAY)
 
-    def _blend_together(
-        self, tasks: Sequence[Task], z_init: Sequence[torch.Tensor]
-    ) -> list[list[torch.Tensor]]:
-        """z_0 of every candidate of every task, c h w each: a micro-batch takes them as they come."""
+        with stages.stage("blend", steps) as done:
+            count = itertools.count(1)
+
+            def watch(seeds: Sequence[int], guesses: torch.Tensor) -> None:
+                step = next(count)
+                done(step)
+                if preview:
+                    preview(Preview(step, steps, tuple(seeds), guesses, show))
+
+            running, dropped = sample(self.model, task, z_init, plan, judge, watch)
+        z_0, seeds = torch.cat([c.z for c in running]), tuple(c.seed for c in running)
+        return Latents(z_init, z_0, seeds), tuple(dropped)
+
+    def _blend_together(self, tasks: Sequence[Task], z_init: Sequence[torch.Tensor]) -> list[Latents]:
+        """The latents of every task: a micro-batch takes candidates as they come."""
         first = tasks[0]
         rows = [(i, seed) for i, task in enumerate(tasks) for seed in task.seeds]
         z_0: list[list[torch.Tensor]] = [[] for _ in tasks]
-        for start in range(0, len(rows), first.options.batch_size):
-            batch = rows[start : start + first.options.batch_size]
+        for some in batches(len(rows), first.batch_size):
+            batch = rows[some]
             prompts = tuple(tasks[i].prompt for i, _ in batch)
             trajectory = self.model.trajectory(prompts, first.options, first.grid)
             masks = [tasks[i].m_latent(len(trajectory)) for i, _ in batch]
@@ -355,4 +372,7 @@ class Editor:
             *_, z = blend(trajectory, torch.cat([z_init[i] for i, _ in batch]), m_latent, generators)
             for (i, _), one in zip(batch, z, strict=True):
                 z_0[i].append(one)
-        return z_0
+        return [
+            Latents(z, torch.stack(z_0[i]), tuple(task.seeds))
+            for i, (task, z) in enumerate(zip(tasks, z_init, strict=True))
+        ]

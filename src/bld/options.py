@@ -17,11 +17,14 @@ MaskMode = Literal["auto", "luminance", "alpha", "transparency"]
 Reconstruction = Literal["none", "stitch", "poisson", "latents", "decoder"]
 TUNED: tuple[Reconstruction, ...] = ("latents", "decoder")  # by optimisation, so they take a while
 TuneLoss = Literal["mean", "area"]
+Tuner = Literal["paper", "fast"]
 RankBy = Literal["masked", "crop", "ensemble"]
+Scheduler = Literal["ddim", "dpm++"]
 Preset = Literal["paper", "fast"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 MAX_SEED = 2**63 - 1
+MOST_TOGETHER = 16  # candidates in a micro-batch whose size nobody chose
 
 
 def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -37,6 +40,12 @@ class EditOptions:
     """
 
     candidates: int = _option(4, "how many pictures to make", low=1, high=256)
+    finalists: int | None = _option(
+        None,
+        "how many of them to finish: the others are dropped on the way, by what the ranker says of the "
+        "picture guessed so far; all if left out",
+        low=1, high=256,
+    )  # fmt: skip
     seed: int | None = _option(
         None, "seed of the first candidate, the next ones count up; drawn and reported if left out",
         low=0, high=MAX_SEED - 256,
@@ -44,12 +53,21 @@ class EditOptions:
     steps: int | None = _option(
         None, "denoising steps of the full schedule; the model's own number if left out", low=1, high=1000
     )
+    scheduler: Scheduler = _option(
+        "ddim",
+        "ddim is the paper's, for flow matching Euler's step; dpm++ is DPM-Solver++(2M), which needs fewer "
+        "steps; models distilled to jump keep their own",
+    )
     strength: float = _option(
         1.0, "where to start: 1 from pure noise, less keeps more of what is there", low=0.01, high=1
     )
     guidance_scale: float | None = _option(
         None, "how closely to follow the prompt; the model's own value if left out", low=1, high=50
     )
+    guidance_start: float = _option(
+        0.0, "from which share of the steps on guidance acts; before it, a step costs half", low=0, high=1
+    )
+    guidance_end: float = _option(1.0, "and up to which share of them", low=0, high=1)
     negative_prompt: str = _option("", "what the picture should not show")
     reconstruct: Reconstruction = _option(
         "stitch",
@@ -60,6 +78,17 @@ class EditOptions:
         1, "how many of the best candidates latents and decoder are run on; the others are stitched",
         low=1, high=256,
     )  # fmt: skip
+    tune_blocks: int = _option(
+        100,
+        "how many of the decoder's last blocks decoder tunes, at most, as the paper tunes all; what comes "
+        "before them runs once",
+        low=1, high=100,
+    )  # fmt: skip
+    tuner: Tuner = _option(
+        "paper",
+        "paper: Adam as it comes; fast: Adam with a shorter memory, in bfloat16 where the processor has it, "
+        "for fewer steps at a higher rate",
+    )
     tune_steps: int = _option(75, "steps of latents and decoder, at most", low=1, high=10_000)
     tune_lr: float = _option(1e-4, "their learning rate (Adam)", low=1e-7, high=1)
     tune_weight: float = _option(
@@ -73,10 +102,15 @@ class EditOptions:
     tune_foreground: bool = _option(
         True, "hold the edit as it is while the background is tuned; without, its colours go dull"
     )
+    exact: bool = _option(
+        False,
+        "after latents or decoder, the photograph's own pixels outside the mask, and what they differ by "
+        "faded out within",
+    )
     feather: int | None = _option(
         None,
-        "width of stitch's soft edge, inside the mask, in pixels of the photograph; half a latent "
-        "cell if left out",
+        "width of the soft edge of stitch and exact, inside the mask, in pixels of the photograph; half a "
+        "latent cell if left out",
         low=0,
         high=512,
     )
@@ -118,9 +152,10 @@ class EditOptions:
         "largest picture to open, in pixels: a guard against decompression bombs",
         low=1,
     )
-    batch_size: int = _option(
-        4,
-        "candidates denoised together: speed and memory; a picture changes by rounding at most",
+    batch_size: int | None = _option(
+        None,
+        "candidates denoised together: speed and memory; a picture changes by rounding at most; 4, and "
+        "up to 16 where pictures are small, if left out",
         low=1,
         high=256,
     )
@@ -128,6 +163,11 @@ class EditOptions:
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             check(option.name, getattr(self, option.name))
+        if self.guidance_start > self.guidance_end:
+            raise InvalidInput(
+                f"--guidance-start {self.guidance_start} is after --guidance-end {self.guidance_end}: "
+                "guidance acts from one to the other"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +247,17 @@ FIELDS = {option.name: option for option in dataclasses.fields(EditOptions)}
 PRESETS: dict[Preset, dict[str, Any]] = {
     # Section 5 of the paper: 50 DDIM steps, guidance 5, 24 candidates.
     "paper": {"steps": 50, "guidance_scale": 5.0, "candidates": 24, "strength": 1.0},
-    "fast": {"steps": 20, "candidates": 2},
+    # A quarter of the steps, guidance where it matters, the hopeless dropped, a shorter tuning.
+    "fast": {
+        "steps": 12,
+        "scheduler": "dpm++",
+        "guidance_end": 0.75,
+        "candidates": 4,
+        "finalists": 4,
+        "tuner": "fast",
+        "tune_steps": 20,
+        "tune_lr": 1e-3,
+    },
 }
 
 
@@ -249,13 +299,22 @@ def preset(name: Preset, **changes: Any) -> EditOptions:
 
 
 def resolve(
-    options: EditOptions, *, steps: int, guidance_scale: float, shrink: bool, soft_mask: bool, feather: int
+    options: EditOptions,
+    *,
+    steps: int,
+    guidance_scale: float,
+    shrink: bool,
+    soft_mask: bool,
+    feather: int,
+    batch_size: int = 4,
 ) -> EditOptions:
     """`options` with every open choice made (a seed is drawn if none came), so that it can be rerun."""
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     return dataclasses.replace(
         options,
+        finalists=min(options.candidates, options.finalists or options.candidates),
         seed=seed,
+        batch_size=batch_size if options.batch_size is None else options.batch_size,
         steps=steps if options.steps is None else options.steps,
         shrink=shrink if options.shrink is None else options.shrink,
         soft_mask=soft_mask if options.soft_mask is None else options.soft_mask,

@@ -8,7 +8,7 @@ import torch
 from bld.blend import blend
 from bld.images import from_tensor
 from bld.masks import FloatArray
-from bld.models.base import LatentModel, Level, Step, Trajectory
+from bld.models.base import CLEAN, LatentModel, Level, Step, Trajectory
 from bld.models.memory import enough_memory
 from bld.task import Task
 
@@ -55,16 +55,19 @@ def guesses(
     z_init: torch.Tensor,
     m_latent: Sequence[torch.Tensor],
     generators: Sequence[torch.Generator],
+    left_off: tuple[torch.Tensor, Level] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`blend`, and beside each z what the model takes the edit to be by then: n c h w each.
 
     Inside the mask that is its guess, outside the photograph; after the last step both are the edit.
+    left_off: as in `blend`.
     """
     kept: list[torch.Tensor] = []
     watched = [Step(step.level_in, step.level_out, _watched(step, kept.append)) for step in trajectory]
-    for number, z in enumerate(blend(watched, z_init, m_latent, generators), start=1):
-        guess, m = kept.pop(), m_latent[number - 1]
-        yield z, z if number == len(watched) else guess * m + z_init * (1 - m)
+    states = blend(watched, z_init, m_latent, generators, left_off)
+    for step, m, z in zip(watched, m_latent, states, strict=True):
+        guess = kept.pop()
+        yield z, z if step.level_out == CLEAN else guess * m + z_init * (1 - m)
 
 
 def _watched(step: Step, keep: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -72,7 +75,8 @@ def _watched(step: Step, keep: Callable[[torch.Tensor], None]) -> Callable[[torc
 
     def denoise(z: torch.Tensor) -> torch.Tensor:
         z_fg = step.denoise(z)
-        keep(step.guess(z, z_fg))
+        remembered = step.memory.z_0 if step.memory else None
+        keep(step.guess(z, z_fg) if remembered is None else remembered)
         return z_fg
 
     return denoise

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -127,12 +128,21 @@ class CosineRanker:
         padded = {"padding": "max_length", "max_length": limit, "truncation": True}
         return {"input_ids": self.tokenizer(prompt.lower(), return_tensors="pt", **padded).input_ids}
 
+    @cached_property
+    def text(self) -> Callable[[str], torch.Tensor]:
+        """The embedding of a prompt, which is made once for all candidates and their views."""
+        return lru_cache(maxsize=8)(self._embedded)
+
+    @torch.no_grad()
+    def _embedded(self, prompt: str) -> torch.Tensor:
+        words = {name: tensor.to(self.device) for name, tensor in self._words(prompt).items()}
+        embedding: torch.Tensor = self.network.get_text_features(**words).pooler_output
+        return embedding
+
     @torch.no_grad()
     def score(self, picture: FloatArray, prompt: str) -> float:
         """Cosine between picture and prompt, -1 to 1. What the tokenizer does not read is cut."""
         pixels = np.rint(picture * 255).astype(np.uint8)
         seen = self.processor(images=pixels, return_tensors="pt").pixel_values.to(self.device)
-        words = {name: tensor.to(self.device) for name, tensor in self._words(prompt).items()}
         image = self.network.get_image_features(pixel_values=seen).pooler_output
-        text = self.network.get_text_features(**words).pooler_output
-        return float(torch.cosine_similarity(image, text))
+        return float(torch.cosine_similarity(image, self.text(prompt)))

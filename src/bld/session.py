@@ -68,7 +68,8 @@ class Session:
         Raises InvalidInput as `Editor.edit` does, and for a candidate that the edit will not have.
         """
         asked = options.get("options") or EditOptions(**{k: v for k, v in options.items() if k in FIELDS})
-        _check_choice(choose, asked.candidates)
+        finished = asked.finalists if editor.ranker and asked.finalists else asked.candidates
+        _check_choice(choose, min(finished, asked.candidates))
         result = editor.edit(self.photograph, mask, prompt, **options)
         self.add(result, choose=choose)
         return result

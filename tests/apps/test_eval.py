@@ -162,3 +162,20 @@ def test_baselines_are_timed_too(suite: Path, tmp_path: Path, bld: Run) -> None:
     assert [line.rsplit(" | ", 1)[0] for line in out.splitlines() if "glide" in line][:2] == [
         "| glide-filtered | stitch | 1", "| glide-filtered | stitch | 2",
     ]  # fmt: skip
+
+
+def test_bench_measures_the_systems_that_were_named(
+    suite: Path, model: Path, tmp_path: Path, bld: Run
+) -> None:
+    asked = ("bench", "--suite", suite, "--model", model, "--cases", 0, "--repeats", 1, "--candidates", 2)
+    asked = (*asked, "--steps", 2, "--no-reconstruct", "--output", tmp_path / "bench")
+    code, out, _ = bld(*asked, "--systems", "plain,floor")
+    assert code == 0
+    assert [line.split("|")[1].strip() for line in out.splitlines()[2:]] == ["floor", "plain"]
+    assert {entry["evaluations"] for entry in json.loads((tmp_path / "bench/bench.json").read_text())} == {8}
+    code, _, err = bld(*asked, "--systems", "plain,fastest")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "known are diffusers, plain, ours-paper, ours-fast, floor" in err
+    code, _, err = bld(*asked, "--candidates", 3)
+    assert code == 2
+    assert "was begun with candidates 2, not 3" in err

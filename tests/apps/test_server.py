@@ -94,7 +94,7 @@ def test_our_own_fields_are_options_of_the_edit(server: Running) -> None:
     assert before is not None
     edit(server, quality="low", extra_body={"seed": 3})
     after = server.service.measures.registry.get_sample_value("bld_steps_total")
-    assert after - before == PRESETS["fast"]["steps"], "two candidates, one batch"
+    assert after - before == PRESETS["fast"]["steps"], "all candidates in one batch"
 
 
 @pytest.mark.parametrize(("kind", "magic"), [("webp", b"RIFF"), ("jpeg", b"\xff\xd8"), ("png", b"\x89PNG")])

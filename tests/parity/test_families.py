@@ -209,7 +209,7 @@ def test_consistency_steps_are_those_of_the_scheduler(name: str, families: Calla
 
     model = families(name)
     trajectory = model.trajectory(PROMPT, options(name), grid(model))
-    predict = model.guided(PROMPT, options(name), grid(model))
+    predict = model.guided(PROMPT, options(name), grid(model), range(1000))
     scheduler = LCMScheduler.from_config(model.scheduler)
     scheduler.set_timesteps(STEPS)
     z = torch.randn(z_of(model).shape, generator=torch.Generator().manual_seed(7))

@@ -150,6 +150,20 @@ def test_a_shrinking_mask_keeps_the_background_of_the_mask_itself(
     assert torch.equal(z[outside], problem.z_init.expand_as(z)[outside])
 
 
+@given(st.data(), problems(), SEEDS)
+def test_a_trajectory_may_be_left_and_gone_on_with(
+    data: st.DataObject, problem: Problem, seeds: Seeds
+) -> None:
+    trajectory = problem.trajectory()
+    masks = data.draw(st.tuples(*[mask_for(problem)] * len(trajectory)))
+    cut, generators = data.draw(st.integers(1, len(trajectory))), seeded(seeds)
+    *_, z = blend(trajectory[:cut], problem.z_init, masks[:cut], generators)
+    left_off = (z, trajectory[cut - 1].level_out)
+    for z in blend(trajectory[cut:], problem.z_init, masks[cut:], generators, left_off):  # noqa: B007
+        pass
+    assert torch.equal(z, problem.edit(masks, seeds))
+
+
 # --- candidates ---
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from bld import Editor
+from bld import Editor, encoded
 from bld.blend import blend
 from bld.editor import EditResult
 from bld.errors import Cancelled, InvalidInput
@@ -152,6 +152,25 @@ def test_any_other_photograph_runs_on_a_crop_around_the_mask(editor: Editor) -> 
     assert (box.top, box.left) == (75, 270)
 
 
+def test_a_crop_is_encoded_once_and_the_oldest_is_forgotten(
+    editor: Editor, model: GaussianModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded, "REMEMBERED", 2)
+    seen: list[torch.Tensor] = []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda x: (seen.append(x), encode(x))[1])
+    first = pixels(edit(editor))
+    again = pixels(edit(editor, strength=0.5, seed=3))
+    assert len(seen) == 1
+    assert not np.array_equal(first, again)
+    np.testing.assert_array_equal(pixels(edit(Editor(model))), first)
+    seen.clear()
+    others = [np.roll(PHOTO, shift, axis=0) for shift in (1, 2)]
+    for photo in (*others, others[0], PHOTO):
+        edit(editor, photo)
+    assert len(seen) == 3, "two others, one of them remembered, and the first anew"
+
+
 def test_the_round_trip_is_the_photograph_through_the_autoencoder(
     editor: Editor, model: GaussianModel
 ) -> None:
@@ -273,9 +292,9 @@ def test_the_darker_the_mask_the_later_its_edit_begins(
 ) -> None:
     seen: list[list[float]] = []
 
-    def spied(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
+    def spied(trajectory: Any, z_init: Any, m_latent: Any, *rest: Any) -> Any:
         seen.append([float(m.sum()) for m in m_latent])
-        return blend(trajectory, z_init, m_latent, generators)
+        return blend(trajectory, z_init, m_latent, *rest)
 
     monkeypatch.setattr("bld.process.blend", spied)
     steps = np.repeat(np.float32([0, 0.25, 0.5, 1]), NATIVE.shape[1] // 4)
@@ -302,9 +321,9 @@ def test_thin_masks_shrink_and_others_do_not_unless_told(editor: Editor) -> None
 def test_a_shrinking_mask_starts_wider(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[float]] = []
 
-    def spied(trajectory: Any, z_init: Any, m_latent: Any, generators: Any) -> Any:
+    def spied(trajectory: Any, z_init: Any, m_latent: Any, *rest: Any) -> Any:
         seen.append([float(m.sum()) for m in m_latent])
-        return blend(trajectory, z_init, m_latent, generators)
+        return blend(trajectory, z_init, m_latent, *rest)
 
     monkeypatch.setattr("bld.process.blend", spied)
     line = box_mask(NATIVE, Box(30, 8, 1, 48))

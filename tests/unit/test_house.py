@@ -70,7 +70,7 @@ def test_import_is_light() -> None:
     assert heavy_imports_after("import bld") == "heavy:"
 
 
-@pytest.mark.parametrize("command", [[], ["edit"], ["info"], ["train"], ["batch"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[], ["edit"], ["info"], ["train"], ["batch"], ["bench"]], ids=" ".join)
 def test_help_is_light(command: list[str]) -> None:
     call = f"""
 sys.argv = ["bld", *{command}, "--help"]

@@ -28,13 +28,27 @@ RANGED = {
     if option.metadata["low"] is not None
 }
 WHOLE = [
-    "candidates", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size",
-    "tune_candidates", "tune_steps",
+    "candidates", "finalists", "seed", "steps", "feather", "context_pixels", "max_pixels", "batch_size",
+    "tune_candidates", "tune_steps", "tune_blocks",
 ]  # fmt: skip
-REAL = ["strength", "guidance_scale", "context", "tune_lr", "tune_weight", "tune_psnr"]
-SWITCHES = ["shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground"]
-TEXTS = ["negative_prompt", "reconstruct", "mask_mode", "tune_loss", "rank_by"]
-OPEN = ["seed", "steps", "guidance_scale", "feather", "shrink", "soft_mask"]  # None means "choose for me"
+REAL = [
+    "strength",
+    "guidance_scale",
+    "guidance_start",
+    "guidance_end",
+    "context",
+    "tune_lr",
+    "tune_weight",
+    "tune_psnr",
+]
+SWITCHES = [
+    "exact", "shrink", "soft_mask", "invert_mask", "resize_mask", "truncate_prompt", "tune_foreground",
+]  # fmt: skip
+TEXTS = ["negative_prompt", "scheduler", "reconstruct", "mask_mode", "tune_loss", "tuner", "rank_by"]
+# None means "choose for me".
+OPEN = [
+    "finalists", "seed", "steps", "guidance_scale", "feather", "shrink", "soft_mask", "batch_size",
+]  # fmt: skip
 
 
 def refused(**option: Any) -> str:
@@ -103,6 +117,11 @@ def test_a_number_that_no_float_holds_is_refused_or_counted(name: str, value: in
         assert flag(name) in refused(**{name: value})
 
 
+def test_guidance_ends_where_it_starts_or_later() -> None:
+    assert EditOptions(guidance_start=0.3, guidance_end=0.3).guidance_end == 0.3
+    assert "--guidance-start 0.5 is after --guidance-end 0.4" in refused(guidance_start=0.5, guidance_end=0.4)
+
+
 # --- types ---
 
 
@@ -140,7 +159,7 @@ def test_a_text_is_text(name: str, value: Any) -> None:
     assert flag(name) in refused(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["reconstruct", "mask_mode", "tune_loss", "rank_by"])
+@pytest.mark.parametrize("name", ["scheduler", "reconstruct", "mask_mode", "tune_loss", "tuner", "rank_by"])
 def test_a_choice_is_one_of_those_in_the_message(name: str) -> None:
     message = refused(**{name: "watercolour"})
     assert message.startswith(f"{flag(name)} watercolour: ")
@@ -222,12 +241,15 @@ def test_resolving_fills_in_what_was_left_open() -> None:
         EditOptions(seed=9), steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6
     )
     assert options == EditOptions(
-        seed=9, steps=50, guidance_scale=4.5, shrink=True, soft_mask=False, feather=6
-    )
+        finalists=EditOptions.candidates, batch_size=4, seed=9, steps=50, guidance_scale=4.5, shrink=True,
+        soft_mask=False, feather=6,
+    )  # fmt: skip
 
 
 def test_resolving_keeps_explicit_choices_even_falsy_ones() -> None:
-    asked = EditOptions(seed=0, steps=7, guidance_scale=1, shrink=False, soft_mask=False, feather=0)
+    asked = EditOptions(
+        finalists=1, batch_size=2, seed=0, steps=7, guidance_scale=1, shrink=False, soft_mask=False, feather=0
+    )
     assert resolve(asked, steps=50, guidance_scale=4.5, shrink=True, soft_mask=True, feather=6) == asked
 
 

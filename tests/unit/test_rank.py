@@ -122,6 +122,15 @@ def test_a_clip_folder_scores_by_cosine(clip: Path) -> None:
     assert math.isfinite(ranker.score(PICTURE, "apple " * 200))
 
 
+def test_a_prompt_is_read_once_for_all_views(clip: Path) -> None:
+    ranker = load_ranker(str(clip), "mini", device="cpu")
+    read: list[int] = []
+    ranker.network.text_model.register_forward_pre_hook(lambda *_: read.append(1))
+    for prompt in ("a red apple", "a cat", "a red apple"):
+        rank(ranker, [PICTURE, PICTURE * 0.5], MASK, prompt, "ensemble")
+    assert len(read) == 2
+
+
 def test_what_is_not_a_clip_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="not a model that ranks") as error:
         load_ranker(str(tmp_path), "mini", device="cpu")

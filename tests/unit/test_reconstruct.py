@@ -313,6 +313,57 @@ def test_tuning_with_nothing_on_one_side_of_the_mask(way: Reconstruction, loss: 
         np.testing.assert_array_equal(result.pixels, reconstruct("none", one_sided).pixels)
 
 
+@pytest.mark.parametrize("way", TUNED)
+@given(given_scene=scenes())
+def test_exact_keeps_every_byte_outside_the_mask(way: Reconstruction, given_scene: Scene) -> None:
+    result, outside = reconstruct(way, changed(given_scene, exact=True)), given_scene.mask == 0
+    assert result.pixels[outside].tobytes() == given_scene.photograph.pixels[outside].tobytes()
+
+
+@pytest.mark.parametrize("dtype", DEPTHS)
+def test_exact_steps_at_the_edge_as_far_as_tuning_alone(dtype: Any) -> None:
+    """What the tuned picture is off by at the edge is added within: no new seam, and far inside nothing."""
+    tuned = reconstruct("decoder", changed(scene(dtype, feather=3), tune_steps=1))
+    kept = reconstruct("decoder", changed(scene(dtype, feather=3), tune_steps=1, exact=True))
+    steps = [np.diff(picture.pixels[4, :, 0].astype(np.int64))[3] for picture in (tuned, kept)]
+    off = int(scene(dtype).photograph.pixels[4, 3, 0]) - int(tuned.pixels[4, 3, 0])
+    assert abs(off) > np.iinfo(dtype).max / 10
+    assert abs(steps[1] - steps[0]) < abs(off) / 3  # the outermost pixel is faded a little already
+    np.testing.assert_array_equal(kept.pixels[:, 7], tuned.pixels[:, 7])
+
+
+def test_the_last_blocks_alone_are_tuned_and_the_others_run_once() -> None:
+    ran = []
+
+    def decoder() -> torch.nn.Sequential:
+        blocks = torch.nn.Sequential(*(painter(1) for _ in range(3)))
+        blocks[0].register_forward_hook(lambda *_: ran.append("first"))
+        blocks[2].register_forward_hook(lambda *_: ran.append("last"))
+        made.append(blocks)
+        return blocks
+
+    made: list[torch.nn.Sequential] = []
+    reconstruct("decoder", changed(replace(scene(), decoder=decoder), tune_blocks=2, tune_steps=4))
+    assert ran.count("first") == 1
+    assert ran.count("last") == 1 + 4 + 1
+    moved = [any(bool((w != v).any()) for w, v in zip(b.parameters(), painter(1).parameters(), strict=True))
+             for b in made[0]]  # fmt: skip
+    assert moved == [False, True, True]
+
+
+@pytest.mark.parametrize("way", TUNED)
+def test_the_fast_tuner_gets_as_far_in_a_quarter_of_the_steps(way: Reconstruction) -> None:
+    paper, fast = (
+        reconstruct(way, changed(scene(), tune_foreground=False, **options))
+        for options in (
+            {"tune_steps": 80, "tune_lr": 4e-3},
+            {"tuner": "fast", "tune_steps": 20, "tune_lr": 4e-2},
+        )
+    )
+    errors = [fidelity(scene().photograph, result, scene().mask).max_error for result in (paper, fast)]
+    assert errors[1] <= errors[0] < 140
+
+
 def test_the_models_own_decoder_stays_what_it_is(tiny_model: UNetModel) -> None:
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     before = tiny_model.decode(z)

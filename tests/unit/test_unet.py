@@ -150,6 +150,33 @@ def test_a_scale_of_1_takes_one_pass(
     assert passes == latents
 
 
+def test_outside_the_guided_part_a_step_takes_one_pass(tiny_model: UNetModel, passes: list[int]) -> None:
+    """Of ten steps those from the second to the fourth are guided: a tenth is left out, and from 0.4 on."""
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    part = {"steps": 10, "guidance_start": 0.1, "guidance_end": 0.4}
+    steps = {
+        name: tiny_model.trajectory("a cat", options(**asked), GRID)
+        for name, asked in (
+            ("part", part), ("all", {"steps": 10}), ("none", {"steps": 10, "guidance_scale": 1})
+        )
+    }  # fmt: skip
+    passes.clear()
+    for i in range(10):
+        found = steps["part"][i].denoise(z)
+        assert torch.equal(found, steps["all" if 1 <= i < 4 else "none"][i].denoise(z))
+    assert passes == [n for i in range(10) for n in ([4, 4] if 1 <= i < 4 else [2, 2])]
+
+
+def test_a_prompt_is_read_once(tiny_model: UNetModel) -> None:
+    """By the text encoder: for every micro-batch, candidate and edit of a session."""
+    read: list[int] = []
+    handle = tiny_model.text_encoder.register_forward_pre_hook(lambda *_: read.append(1))
+    for prompt in ("a new prompt", "another new prompt", "a new prompt"):
+        sampled(tiny_model, prompt, negative_prompt="nothing new")
+    handle.remove()
+    assert len(read) == 3
+
+
 def test_guidance_is_linear_in_its_scale(tiny_model: UNetModel) -> None:
     """In the first step; and a prompt that equals the negative one is guided nowhere."""
 

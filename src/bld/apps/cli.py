@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bld.apps import evaluate, models, study
 from bld.apps.batch import command as batch
+from bld.apps.bench import bench
 from bld.apps.flags import (
     AUTO,
     FINISH,
@@ -49,6 +50,7 @@ app.add_typer(study.app)
 app.add_typer(batch.app)
 app.add_typer(server.app)
 app.add_typer(studio.app)
+app.command()(bench)
 
 
 def _version(wanted: bool) -> None:

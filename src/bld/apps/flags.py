@@ -26,11 +26,23 @@ ModelName = Annotated[
 Device = Annotated[str, typer.Option(help=LOADING["device"].metadata["help"])]
 
 GROUPS = {
-    "Pictures": ("candidates", "batch_size", "tune_candidates", "rank_by"),
-    "Sampling": ("seed", "steps", "strength", "guidance_scale", "negative_prompt", "truncate_prompt"),
+    "Pictures": ("candidates", "finalists", "batch_size", "tune_candidates", "rank_by"),
+    "Sampling": (
+        "seed",
+        "steps",
+        "scheduler",
+        "strength",
+        "guidance_scale",
+        "guidance_start",
+        "guidance_end",
+        "negative_prompt",
+        "truncate_prompt",
+    ),
     "Mask": ("mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink", "context", "context_pixels"),
-    "Finish": ("reconstruct", "feather"),
+    "Finish": ("reconstruct", "exact", "feather"),
     "Tuning (latents and decoder)": (
+        "tuner",
+        "tune_blocks",
         "tune_steps",
         "tune_lr",
         "tune_weight",

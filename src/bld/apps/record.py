@@ -71,6 +71,9 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
             }
             for i, candidate in enumerate(result.candidates)
         ],
+        "dropped": [
+            {"seed": one.seed, "step": one.step, "score": _finite(one.score)} for one in result.dropped
+        ],
         "notes": list(result.notes),
         "seconds": {stage: round(seconds, 3) for stage, seconds in result.seconds.items()},
         "versions": {

@@ -10,9 +10,10 @@ from typing import Protocol
 import torch
 
 from bld.editor import Editor, Latents, Preview, Stages
-from bld.models.base import Trajectory
+from bld.models.base import Prompts, Trajectory
 from bld.options import EditOptions, Reconstruction
 from bld.rank import Ranker
+from bld.sample import Dropped, batches
 from bld.task import Task
 
 Progress = Callable[[int], None]
@@ -87,10 +88,10 @@ class Canvas:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return z
 
-    def decoder(self) -> torch.nn.Module:
-        return torch.nn.Identity()
+    def decoder(self) -> torch.nn.Sequential:
+        return torch.nn.Sequential()
 
-    def trajectory(self, prompt: str, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
+    def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         return ()  # it has none that could be blended
 
 
@@ -106,19 +107,19 @@ class BaselineEditor(Editor):
 
     def _blend(
         self, task: Task, z_init: torch.Tensor, stages: Stages, preview: Callable[[Preview], None] | None
-    ) -> Latents:
+    ) -> tuple[Latents, tuple[Dropped, ...]]:
         """The pictures of every candidate, a micro-batch at a time."""
         options, seeds = task.options, task.seeds
-        batches = [seeds[i : i + options.batch_size] for i in range(0, len(seeds), options.batch_size)]
+        some = [seeds[part] for part in batches(len(seeds), task.batch_size)]
         x = z_init.to(self.device)
         m = (torch.from_numpy(task.seen_mask()) > 0).to(x)
         passes, made = self.painter.passes(options.steps or self.painter.steps), []
-        with stages.stage("paint", passes * len(batches)) as done:
-            for number, batch in enumerate(batches):
+        with stages.stage("paint", passes * len(some)) as done:
+            for number, batch in enumerate(some):
                 made.append(
                     self.painter.paint(
                         x, m, task.prompt, seeds=batch, options=options,
                         progress=lambda step, before=passes * number: done(before + step),  # type: ignore[misc]
                     )
                 )  # fmt: skip
-        return Latents(z_init, torch.cat(made).to(z_init), tuple(seeds))
+        return Latents(z_init, torch.cat(made).to(z_init), tuple(seeds)), ()

@@ -26,17 +26,28 @@ class Level(NamedTuple):
 CLEAN = Level(1.0, 0.0)
 
 
+@dataclass
+class Memory:
+    """What a multistep solver keeps of the step before: the model's guess of the clean latents, b c h w.
+
+    It belongs to the rows of a batch: whoever goes on with some of them alone gives the memory theirs.
+    """
+
+    z_0: torch.Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Step:
     """One denoising step: `denoise` takes z (b c h w) on `level_in` to z on `level_out`.
 
     Where a step begins on another level than the one before it ended on, z is noised to it anew: a
-    consistency model ends every step clean.
+    consistency model ends every step clean. memory: what all steps of a multistep solver share.
     """
 
     level_in: Level
     level_out: Level
     denoise: Callable[[torch.Tensor], torch.Tensor]
+    memory: Memory | None = None
 
     def guess(self, z_in: torch.Tensor, z_out: torch.Tensor) -> torch.Tensor:
         """The clean latent that a deterministic step went towards: its ends are noisings of it by one eps."""
@@ -69,8 +80,10 @@ class LatentModel(Protocol):
         """D(z): latents to images b 3 h w, about [-1, 1], not clamped."""
         ...
 
-    def decoder(self) -> torch.nn.Module:
-        """A copy of D in float32 that may be tuned, from latents as `decode` takes them to its images."""
+    def decoder(self) -> torch.nn.Sequential:
+        """A copy of D in float32 that may be tuned, from latents as `decode` takes them to its images: a
+        chain of blocks, from coarse to fine.
+        """
         ...
 
     def excess(self, prompt: str) -> str:

@@ -3,8 +3,8 @@
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from bld.models.networks import loading, whole_network
 from bld.models.single import SingleFile
 from bld.models.weights import fingerprint
 from bld.options import EditOptions
+
+REMEMBERED = 8  # prompts
 
 Condition = dict[str, torch.Tensor]
 """What the network is told of a prompt, by name, 1 ... each."""
@@ -99,11 +101,12 @@ class Family(ABC):
         image: torch.Tensor = self.vae.decode(self.unscaled(z.to(self.device)).to(self.vae.dtype)).sample
         return image.float()
 
-    def decoder(self) -> torch.nn.Module:
-        """A copy of D in float32, on the model's device, with its weights free to be tuned."""
-        parts = (self.vae.post_quant_conv, self.vae.decoder)
-        copies = [copy.deepcopy(part).float().to(self.device) for part in parts if part is not None]
-        return Decoder(copies, self.unscaled).requires_grad_(True)
+    def decoder(self) -> torch.nn.Sequential:
+        """A copy of D in float32, on the model's device, as the chain of its blocks, free to be tuned."""
+        first, d = copy.deepcopy((self.vae.post_quant_conv, self.vae.decoder))
+        last = torch.nn.Sequential(d.conv_norm_out, d.conv_act, d.conv_out)
+        blocks = [part for part in (first, d.conv_in, d.mid_block, *d.up_blocks, last) if part is not None]
+        return torch.nn.Sequential(Unscaled(self), *blocks).float().to(self.device).requires_grad_(True)
 
     def scaled(self, z: torch.Tensor) -> torch.Tensor:
         """The autoencoder's latents as the network knows them, of about unit variance."""
@@ -116,6 +119,16 @@ class Family(ABC):
         config = self.vae.config
         raw: torch.Tensor = z / config.scaling_factor + (config.get("shift_factor") or 0)
         return raw
+
+    @cached_property
+    def conditions(self) -> Callable[[str, tuple[int, int]], Condition]:
+        """`condition`, which remembers the last prompts: a text encoder reads each once."""
+        return lru_cache(maxsize=REMEMBERED)(self.condition)
+
+    @cached_property
+    def nulls(self) -> Callable[[str, tuple[int, int]], Condition]:
+        """`null`, likewise."""
+        return lru_cache(maxsize=REMEMBERED)(self.null)
 
     @abstractmethod
     def excess(self, prompt: str) -> str:
@@ -144,20 +157,27 @@ class Family(ABC):
     def _conditions(self, prompt: Prompts, size: tuple[int, int]) -> Condition:
         """A row for the prompt that all latents share, or a row for each prompt."""
         if isinstance(prompt, str):
-            return self.condition(prompt, size)
-        told = {one: self.condition(one, size) for one in dict.fromkeys(prompt)}
+            return self.conditions(prompt, size)
+        told = {one: self.conditions(one, size) for one in dict.fromkeys(prompt)}
         return {key: torch.cat([told[one][key] for one in prompt]) for key in told[prompt[0]]}
 
     @torch.no_grad()
-    def guided(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Predict:
-        """Classifier-free guidance (Ho and Salimans 2022); one pass where the scale is 1 or told."""
+    def guided(
+        self, prompt: Prompts, options: EditOptions, grid: tuple[int, int], timesteps: Sequence[float]
+    ) -> Predict:
+        """Classifier-free guidance (Ho and Salimans 2022); one pass where the scale is 1 or told, or outside
+        the part of the timesteps that the options name (Kynkäänniemi et al. 2024).
+        """
         scale = options.guidance_scale
         if scale is None:
             raise ValueError("options must be resolved")
         size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
-        d, told = self._conditions(prompt, size), self.told(scale)
-        null = None if scale == 1 or told is not None else self.null(options.negative_prompt, size)
-        d.update(told or {})
+        told = self.told(scale)
+        d = {**self._conditions(prompt, size), **(told or {})}
+        ends = (options.guidance_start, options.guidance_end)
+        within = frozenset(timesteps[slice(*(int(share * len(timesteps) + 0.5) for share in ends))])
+        unguided = scale == 1 or told is not None or not within
+        null = None if unguided else self.nulls(options.negative_prompt, size)
 
         def rows(condition: Condition, n: int) -> Condition:
             return {key: value.expand(n, *value.shape[1:]) for key, value in condition.items()}
@@ -165,11 +185,11 @@ class Family(ABC):
         @torch.no_grad()
         def predict(z: torch.Tensor, timestep: float) -> torch.Tensor:
             z, n = z.to(self.device, self.dtype), len(z)
-            if null is None:
+            if null is None or timestep not in within:
                 return self.network(z, timestep, rows(d, n))
             both = {key: torch.cat([rows(null, n)[key], row]) for key, row in rows(d, n).items()}
-            unguided, prompted = self.network(torch.cat([z, z]), timestep, both).chunk(2)
-            return unguided + scale * (prompted - unguided)
+            without, prompted = self.network(torch.cat([z, z]), timestep, both).chunk(2)
+            return without + scale * (prompted - without)
 
         return predict
 
@@ -180,21 +200,16 @@ def cut(tokenizer: Any, prompt: str, limit: int) -> str:
     return str(tokenizer.decode(ids[limit - 1 : -1])) if len(ids) > limit else ""
 
 
-class Decoder(torch.nn.Sequential):
-    """D with weights of its own: latents b c h w to images b 3 fh fw, about [-1, 1]."""
+class Unscaled(torch.nn.Module):
+    """`Family.unscaled` as the first block of a decoder, on the model's device."""
 
-    def __init__(
-        self, parts: list[torch.nn.Module], unscaled: Callable[[torch.Tensor], torch.Tensor]
-    ) -> None:
-        super().__init__(*parts)
-        self.unscaled = unscaled
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """D(z), with a gradient."""
-        z = self.unscaled(z.to(next(self.parameters()).device))
-        for part in self:
-            z = part(z)
-        return z
+        """b c h w, likewise."""
+        return self.family.unscaled(z.to(self.family.device))
 
 
 def _class(name: str) -> Any:

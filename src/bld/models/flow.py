@@ -7,7 +7,7 @@ import torch
 
 from bld.models.base import Level, Prompts, Trajectory
 from bld.models.family import Family
-from bld.models.trajectory import deterministic, start
+from bld.models.trajectory import SOLVERS, start
 from bld.options import EditOptions
 
 
@@ -53,7 +53,8 @@ class FlowFamily(Family):
         sigmas = scheduler.sigmas.tolist()[skipped:-1]
         levels = [Level(1 - sigma, sigma) for sigma in sigmas]
         timesteps = scheduler.timesteps.tolist()[skipped:]
-        return deterministic(levels, timesteps, self.guided(prompt, options, grid), "flow")
+        predict = self.guided(prompt, options, grid, timesteps)
+        return SOLVERS[options.scheduler](levels, timesteps, predict, "flow")
 
     def times(self, timestep: float, n: int) -> torch.Tensor:
         """The timestep for each of n latents."""

@@ -1,11 +1,13 @@
 """From what a network predicts to the steps of a trajectory."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 
-from bld.models.base import CLEAN, Level, Step
+from bld.models.base import CLEAN, Level, Memory, Step
+from bld.options import Scheduler
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
@@ -56,6 +58,42 @@ def deterministic(
         step(level_in, level_out, timestep)
         for level_in, level_out, timestep in zip(levels, [*levels[1:], CLEAN], timesteps, strict=True)
     ]
+
+
+def multistep(
+    levels: Sequence[Level],
+    timesteps: Sequence[float],
+    predict: Callable[[torch.Tensor, float], torch.Tensor],
+    prediction: Prediction,
+) -> list[Step]:
+    """DPM-Solver++(2M) (Lu et al. 2022): a step goes towards z_0 as the last two guesses extrapolate it.
+
+    The same step as `deterministic` otherwise; its first and its last are that one's. What is remembered
+    is the model's guess and not z, so the background that is put back between two steps does no harm.
+    """
+    memory = Memory()
+    lambdas = [math.log(signal / sigma) if signal else -math.inf for signal, sigma in levels]
+
+    def step(i: int, level_out: Level) -> Step:
+        level_in = levels[i]
+        ahead = 0.0  # how far to extrapolate, in steps
+        if 0 < i < len(levels) - 1:
+            ahead = (lambdas[i + 1] - lambdas[i]) / (2 * (lambdas[i] - lambdas[i - 1]))
+
+        def denoise(z: torch.Tensor) -> torch.Tensor:
+            z_0, eps = clean_and_noise(predict(z, timesteps[i]), z, level_in, prediction)
+            before, memory.z_0 = memory.z_0, z_0
+            if ahead and before is not None:
+                z_0 = z_0 + ahead * (z_0 - before)
+                eps = (z - level_in.signal * z_0) / level_in.sigma
+            return level_out.noise(z_0, eps)
+
+        return Step(level_in, level_out, denoise, memory)
+
+    return [step(i, level_out) for i, level_out in enumerate([*levels[1:], CLEAN])]
+
+
+SOLVERS: dict[Scheduler, Callable[..., list[Step]]] = {"ddim": deterministic, "dpm++": multistep}
 
 
 def consistency(

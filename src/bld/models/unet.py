@@ -9,16 +9,16 @@ import torch
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import Level, Prompts, Trajectory
 from bld.models.family import Condition, Family, cut
-from bld.models.trajectory import Prediction, consistency, deterministic, start
+from bld.models.trajectory import SOLVERS, Prediction, consistency, start
 from bld.options import EditOptions
 
 
 class UNetFamily(Family):
     """A family whose network is a UNet over the 1000 noise levels of DDPM.
 
-    Whatever scheduler the folder names, steps are DDIM's, as in the paper; its betas, spacing and
-    prediction type are the folder's. Two schedulers tell of a model distilled to jump, which gets a
-    consistency model's steps: LCM's, and the ancestral one with trailing steps of the turbo models.
+    Whatever scheduler the folder names, the options choose the solver, DDIM as in the paper or another;
+    betas, spacing and prediction type are the folder's. Two schedulers tell of a model distilled to jump,
+    which gets a consistency model's steps: LCM's, and the ancestral one with trailing steps of turbo models.
     """
 
     unet: Any
@@ -70,14 +70,14 @@ class UNetFamily(Family):
         timesteps = self._timesteps(scheduler, options)
         signal = scheduler.alphas_cumprod.double()
         levels = [Level(float(signal[t].sqrt()), float((1 - signal[t]).sqrt())) for t in timesteps]
-        predict = self.guided(prompt, options, grid)
+        predict = self.guided(prompt, options, grid, timesteps)
         prediction: Prediction = scheduler.config.prediction_type
         if self.lcm:
             boundary = scheduler.get_scalings_for_boundary_condition_discrete
             return consistency(levels, timesteps, predict, prediction, boundary)
         if self.turbo:
             return consistency(levels, timesteps, predict, prediction)
-        return deterministic(levels, timesteps, predict, prediction)
+        return SOLVERS[options.scheduler](levels, timesteps, predict, prediction)
 
     def _timesteps(self, scheduler: Any, options: EditOptions) -> Sequence[int]:
         """The timesteps of the folder's schedule, without those that `strength` skips."""

@@ -71,14 +71,14 @@ def appearances(
     subject = words.subject(sprites.name[which], colour, sprites.flat[which].long())
     side = compositor.size // 8
     seen = torch.zeros(len(words.weights), 5, side, side)  # latent, coverage
-    for s, w, c in zip(subject.split(32), which.split(32), colour.split(32), strict=True):
+    for s, w, c in zip(*(torch.split(given, 32) for given in (subject, which, colour)), strict=True):
         rgb, alpha = compositor.specimens(w, c)
         z = vae.encode((0.5 * (1 - alpha) + rgb) * 2 - 1).latent_dist.mean
         seen.index_add_(0, s, torch.cat([z, 2 * F.avg_pool2d(alpha, 8)], 1))
     seen /= torch.bincount(subject, minlength=len(seen)).clamp(min=1).view(-1, 1, 1, 1)
     grey = torch.zeros(1, 3, compositor.size, compositor.size)
     seen[-1, :4] = vae.encode(grey).latent_dist.mean[0]  # the empty scene is the last subject
-    known = torch.cat([subject.unique(), torch.tensor([len(seen) - 1])])
+    known = torch.cat([torch.unique(subject), torch.tensor([len(seen) - 1])])
     margin = side // 8
     middle = seen[known, :, margin : side - margin, margin : side - margin]
     cells = middle.shape[-1] // PATCHES
@@ -115,7 +115,8 @@ def train(
         target = patches[torch.where(empty, len(subjects) - 1, pick)]
         with half_precision():
             tokens = encoder(ids).last_hidden_state[:, -(PATCHES**2) :].float()
-        return (head(tokens).float() - target).square().mean()
+        error: torch.Tensor = (head(tokens).float() - target).square().mean()
+        return error
 
     run.train(step)
     with torch.no_grad():

@@ -207,7 +207,7 @@ def load_weights(model: Path, unet: UNet2DConditionModel, text_encoder: Path) ->
 @torch.no_grad()
 def read_captions(text_encoder: CLIPTextModel, words: Captions) -> torch.Tensor:
     """What the finished text encoder says of every caption, once and for all: n tokens width."""
-    return torch.cat([text_encoder(ids).last_hidden_state for ids in words.ids.split(256)])
+    return torch.cat([text_encoder(ids).last_hidden_state for ids in torch.split(words.ids, 256)])
 
 
 def train(

@@ -7,7 +7,7 @@ from typing import Any
 
 from bld.apps.batch.manifest import Row, Values
 from bld.errors import InvalidInput
-from bld.options import FIELDS
+from bld.options import FIELDS, MOST_TOGETHER
 
 # What each row of a batch may have for itself; in every other option the rows of a unit agree.
 OWN = {
@@ -48,7 +48,7 @@ def _filled(rows: Iterator[Row], common: Values) -> Iterator[Unit]:
             yield tuple(unit)
             unit = []
         if not unit:
-            room = row.value("batch_size", common)
+            room = row.value("batch_size", common) or MOST_TOGETHER
         unit.append(row)
         room -= candidates
     if unit:

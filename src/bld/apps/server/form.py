@@ -104,6 +104,10 @@ def _options(asked: dict[str, Any], own: dict[str, Any], max_pixels: int) -> Edi
         if "candidates" in own:
             raise _refused("candidates", f"is {own['candidates']}, less than n, which is {asked['n']}")
         options["candidates"] = asked["n"]
+    if asked["n"] > options.get("finalists", asked["n"]):
+        if "finalists" in own:
+            raise _refused("finalists", f"is {own['finalists']}, less than n, which is {asked['n']}")
+        options["finalists"] = asked["n"]
     try:
         return EditOptions(**options)
     except InvalidInput as error:  # of a range the schema cannot say

@@ -12,16 +12,18 @@ from bld.options import FIELDS, PRESETS, EditOptions
 
 MAIN = ("negative_prompt", "candidates", "seed", "strength", "reconstruct", "shrink")
 ADVANCED = (
-    "steps", "guidance_scale", "truncate_prompt", "batch_size", "rank_by", "soft_mask",
-    "context", "context_pixels", "feather", "tune_candidates", "tune_steps", "tune_lr", "tune_weight",
-    "tune_loss", "tune_psnr", "tune_foreground",
+    "steps", "scheduler", "guidance_scale", "guidance_start", "guidance_end", "finalists", "truncate_prompt",
+    "batch_size", "rank_by", "soft_mask", "context", "context_pixels", "exact", "feather", "tune_candidates",
+    "tuner", "tune_blocks", "tune_steps", "tune_lr", "tune_weight", "tune_loss", "tune_psnr",
+    "tune_foreground",
 )  # fmt: skip
 UPLOAD = ("mask_mode", "resize_mask")  # how a mask that is uploaded is read
 ELSEWHERE = {"invert_mask": "the button Invert", "max_pixels": "bld studio --max-pixels"}
 
 AUTO, ON, OFF = "auto", "on", "off"
 LABELS = {"shrink": "Shrinking mask", "reconstruct": "Background reconstruction"}  # the rest by their names
-SLIDERS = {"strength": 0.01}  # step; where a hand wants to try rather than to type
+# Step; where a hand wants to try rather than to type.
+SLIDERS = {"strength": 0.01, "guidance_start": 0.05, "guidance_end": 0.05}
 DEFAULT = "default"
 
 Options = dict[str, Any]
@@ -101,12 +103,16 @@ def preset_values(name: str) -> Options:
 def preset() -> Any:
     """The choice of a preset."""
     told = [
-        f"{name}: " + ", ".join(f"{label(key).lower()} {held:g}" for key, held in values.items())
+        f"{name}: " + ", ".join(f"{label(key).lower()} {_short(held)}" for key, held in values.items())
         for name, values in PRESETS.items()
     ]
     return gr.Radio(
         [DEFAULT, *PRESETS], value=DEFAULT, label="Preset", info="; ".join(told), elem_id="bld-preset"
     )
+
+
+def _short(held: Any) -> str:
+    return held if isinstance(held, str) else f"{held:g}"
 
 
 def in_words(message: str) -> str:

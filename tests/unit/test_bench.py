@@ -1,0 +1,96 @@
+"""`bld bench`: what it counts, and that rivals are what they are called."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bld import EditOptions, Editor
+from bld.evaluation import bench
+from bld.evaluation.meter import denoiser, metered
+from bld.evaluation.methods import Method
+from bld.evaluation.rivals import PlainLoop
+from bld.evaluation.suite import Suite, build
+from bld.images import Photograph
+from bld.models.unet import UNetModel
+
+CANDIDATES, STEPS = 3, 4
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """One photograph of the tiny model's size."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    folder = tmp_path_factory.mktemp("suite")
+    return build([("noise", Photograph(pixels))], [("apple", "a red apple")], folder, name="one")
+
+
+@pytest.fixture
+def entered(tiny_editor: Editor) -> bench.Entered:
+    return bench.systems(tiny_editor, candidates=CANDIDATES, steps=STEPS, tuned=False)
+
+
+def evaluations(editor: Editor, method: Method, suite: Suite) -> int:
+    case = suite.cases[0]
+    photograph = suite.open(case)
+    with metered(denoiser(editor.model)) as cost:
+        method.edit(photograph, case.mask(photograph.size), case)
+    return cost.evaluations
+
+
+@pytest.mark.parametrize("name", ["diffusers", "plain", "ours-paper"])
+def test_a_whole_trajectory_takes_two_evaluations_a_step_and_candidate(
+    tiny_editor: Editor, entered: bench.Entered, suite: Suite, name: str
+) -> None:
+    assert evaluations(tiny_editor, entered[name], suite) == 2 * CANDIDATES * STEPS
+
+
+def test_the_floor_runs_the_passes_of_the_paper_preset_and_nothing_else(
+    tiny_editor: Editor, entered: bench.Entered, suite: Suite
+) -> None:
+    case, seen = suite.cases[0], []
+    photograph = suite.open(case)
+    entered["floor"].edit(photograph, case.mask(photograph.size), case)
+    vae = tiny_editor.model.vae.decoder.register_forward_pre_hook(lambda *_: seen.append("decoder"))
+    assert evaluations(tiny_editor, entered["floor"], suite) == 2 * CANDIDATES * STEPS
+    vae.remove()
+    assert seen == []
+
+
+def test_the_plain_loop_draws_what_ours_draws(tiny_model: UNetModel, suite: Suite) -> None:
+    """Two ways to write Algorithm 1, on the same noise: the same pictures."""
+    case, options = suite.cases[0], EditOptions(candidates=2, steps=5, guidance_scale=5)
+    photograph = suite.open(case)
+    mask = case.mask(photograph.size)
+    plain = PlainLoop(tiny_model, None, options, tuned=False).edit(photograph, mask, case)
+    ours = Editor(tiny_model).edit(
+        photograph, mask, case.prompt, candidates=2, steps=5, guidance_scale=5, seed=case.seed,
+        reconstruct="none", shrink=False,
+    )  # fmt: skip
+    for theirs, candidate in zip(plain, ours.candidates, strict=True):
+        # Their levels are float32, ours double: one level of 255 after rounding.
+        assert np.abs(theirs.astype(int) - candidate.photograph.pixels).max() <= 1
+
+
+def test_the_peak_counts_what_was_freed_again() -> None:
+    with metered(torch.nn.Identity()) as cost:
+        torch.ones(40_000_000).sum()
+    if cost.megabytes is not None:
+        assert 150 < cost.megabytes < 250
+
+
+def test_rows_are_made_once_and_add_up(
+    tiny_editor: Editor, entered: bench.Entered, suite: Suite, tmp_path: Path
+) -> None:
+    bench.run(tiny_editor, entered, suite, None, tmp_path, repeats=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("time-*.json")}
+    assert len(before) == 2 * len(entered)
+    (tmp_path / "plain" / "time-01.json").unlink()
+    bench.run(tiny_editor, entered, suite, None, tmp_path, repeats=2)
+    assert before.keys() == {*tmp_path.rglob("time-*.json")}
+    kept = [path for path in before if path.parts[-2:] != ("plain", "time-01.json")]
+    assert all(path.read_bytes() == before[path] for path in kept)
+    found = {entry["system"]: entry for entry in bench.summary(tmp_path)}
+    assert found["plain"]["evaluations"] == found["floor"]["evaluations"] == 2 * CANDIDATES * STEPS
+    assert "| floor |" in bench.write(tmp_path)
