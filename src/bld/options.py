@@ -24,7 +24,6 @@ Preset = Literal["paper", "fast"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 MAX_SEED = 2**63 - 1
-MOST_TOGETHER = 16  # candidates in a micro-batch whose size nobody chose
 
 
 def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:

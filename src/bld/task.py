@@ -20,7 +20,7 @@ from bld.images import (
 )
 from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
-from bld.options import MOST_TOGETHER, EditOptions, resolve
+from bld.options import EditOptions, resolve
 
 BATCH_CELLS = 4 * 64 * 64  # latent cells denoised together: four pictures of 512 px
 MOST_QUOTED = 200  # characters of a prompt, in a message
@@ -103,7 +103,7 @@ def check(
         shrink=not soft and masks.is_thin(masks.latent_mask(edited[crop.box.slices], grid)),
         soft_mask=soft,
         feather=half_a_cell,
-        batch_size=min(max(4, BATCH_CELLS // (grid[0] * grid[1])), MOST_TOGETHER),
+        batch_size=min(max(4, BATCH_CELLS // (grid[0] * grid[1])), 16),
     )
     notes = (*prompt_notes, *photograph.notes, *mask_notes, *note)
     return Task(photograph, edited, crop, grid, prompt, resolved, notes)

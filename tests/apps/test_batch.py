@@ -71,8 +71,8 @@ def test_rows_that_agree_share_batches(worker: Here, model: Path, tmp_path: Path
     rows = [*(row(i) for i in range(4)), row(4, steps=3), row(5, candidates=5)]
     asked = job(tmp_path, rows, model, tmp_path / "out")
     run(asked, worker.at(asked.work))
-    # Guidance doubles them: four rows in two steps; one in three steps; 4 + 1 candidates in two steps each.
-    assert sorted(sizes) == sorted([8, 8] + [2] * 3 + [8, 8, 2, 2])
+    # Guidance doubles them: four rows in two steps; one in three steps; five candidates in two steps.
+    assert sorted(sizes) == sorted([8, 8] + [2] * 3 + [10, 10])
 
 
 # --- going on ---

@@ -402,8 +402,8 @@ def test_a_long_prompt_is_cut_where_that_is_allowed(editor: Editor) -> None:
 
 
 def test_a_networks_own_limit_is_shown_as_text(tiny_editor: Editor) -> None:
-    """The tiny tokenizer holds 22 one-token words; the rest comes back as it was written."""
-    long = " ".join(["a"] * 22) + " cat on a table"
+    """The tiny tokenizer holds 46 one-token words; the rest comes back as it was written."""
+    long = " ".join(["a"] * 46) + " cat on a table"
     with pytest.raises(InvalidInput, match=r"'cat on a table' would be cut"):
         edit(tiny_editor, prompt=long)
     notes = edit(tiny_editor, prompt=long, truncate_prompt=True).notes

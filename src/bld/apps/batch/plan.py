@@ -7,7 +7,7 @@ from typing import Any
 
 from bld.apps.batch.manifest import Row, Values
 from bld.errors import InvalidInput
-from bld.options import FIELDS, MOST_TOGETHER
+from bld.options import FIELDS
 
 # What each row of a batch may have for itself; in every other option the rows of a unit agree.
 OWN = {
@@ -16,6 +16,8 @@ OWN = {
     "tune_steps", "tune_lr", "tune_weight", "tune_loss", "tune_psnr", "tune_foreground",
 }  # fmt: skip
 SHARED = tuple(name for name in FIELDS if name not in OWN)
+
+ROOM = 4  # candidates of a unit where --batch-size does not say: a kill costs one
 
 Unit = tuple[Row, ...]
 """Rows that are edited together: what is done, recorded and lost as one."""
@@ -48,7 +50,7 @@ def _filled(rows: Iterator[Row], common: Values) -> Iterator[Unit]:
             yield tuple(unit)
             unit = []
         if not unit:
-            room = row.value("batch_size", common) or MOST_TOGETHER
+            room = row.value("batch_size", common) or ROOM
         unit.append(row)
         room -= candidates
     if unit:
