@@ -177,6 +177,8 @@ def edited(page: Page, prompt: str = "a red wall") -> None:
 def advanced(page: Page, **values: Any) -> None:
     if not page.locator("#bld-steps").is_visible():
         page.click("#bld-advanced button")
+        page.wait_for_selector("#bld-steps")
+        page.wait_for_timeout(1000)  # gradio shows fields before it listens: what is typed then is lost
     for name, value in values.items():
         page.fill(f"#bld-{name} :is(input, textarea)", str(value))
 
