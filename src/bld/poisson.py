@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyamg
 from scipy.sparse import coo_array, csr_array
 
 ACCURACY = 1e-6  # of the residual, relative: far below a level of 16 bits
@@ -36,6 +35,8 @@ def membrane(values: Array, inside: npt.NDArray[np.bool_]) -> Array:
 
     There is no gradient across the picture's border. Returns n c, for the n pixels inside, in order.
     """
+    import pyamg  # a third of a second, for one of the finishes
+
     number = np.full(inside.shape, -1)
     number[inside] = np.arange(np.count_nonzero(inside))
     neighbours = np.zeros(number.max() + 1)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bld.apps.batch.files import Files
 from bld.apps.batch.job import Job
-from bld.apps.batch.work import Work, Worker
+from bld.apps.batch.work import Work, Worker, begin
 from bld.options import BatchOptions, LoadOptions
 
 COMMON = {"steps": 2, "candidates": 1}
@@ -45,6 +45,7 @@ def job(folder: Path, rows: Sequence[dict[str, Any]] | Path, model: Path, output
     work = Work(
         model=str(model), ranker="none", loading=LoadOptions(device="cpu"), common=tuple(COMMON.items()),
         output=str(output), stage=str(output / ".stage"), files=Files(), threads=1, metadata=True,
+        dry_run=False,
     )  # fmt: skip
     path = rows if isinstance(rows, Path) else manifest(folder, rows)
     return Job(manifest=path, output=output, work=work, common=COMMON, batch=BatchOptions(**batch))
@@ -54,11 +55,12 @@ class Here:
     """A pool of one worker in this process, which keeps its model from job to job."""
 
     def __init__(self, work: Work) -> None:
-        self.worker = Worker(work)
+        self.worker = begin(work)
         self.units: list[tuple[str, ...]] = []
 
     def at(self, work: Work) -> "Here":
         """The same model for another job."""
+        assert isinstance(self.worker, Worker)
         self.worker.work, self.worker.common = work, dict(work.common)
         self.units.clear()
         return self

@@ -155,6 +155,19 @@ def test_bad_rows_are_all_named_before_anything_is_written(worker: Here, model: 
     assert run(asked, worker.at(asked.work)) == Tally(2, 0, 4, 0), "what it begins with holds to its end"
 
 
+def test_a_dry_run_reads_prompts_without_the_models_weights(model: Path, tmp_path: Path) -> None:
+    copy, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model, copy)
+    for weights in copy.rglob("*.safetensors"):
+        weights.unlink()
+    pictures(tmp_path)
+    asked = job(tmp_path, [row(0), row(1, prompt="a cat " * 600)], copy, out)
+    with pytest.raises(Unfit) as caught:
+        check(asked, Here(replace(asked.work, dry_run=True)))
+    (refusal,) = caught.value.refusals
+    assert (refusal.line, "the prompt is longer than" in refusal.reason) == (2, True)
+
+
 def test_a_row_that_fails_does_so_alone(worker: Here, model: Path, tmp_path: Path) -> None:
     """A photograph that is cut short passes a look at its head."""
     pictures(tmp_path)

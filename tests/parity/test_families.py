@@ -304,6 +304,19 @@ def test_a_prompt_that_is_too_long_is_told(name: str, model: Any) -> None:
     assert model.excess("a cat " * 600).strip()
 
 
+def test_without_weights_it_reads_the_same(
+    name: str, model: Any, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("bld.models.family.whole_network", never)
+    reader = load_model(str(checkpoints(name)), device="cpu", weights=False)
+    for prompt in ("", PROMPT, "a cat " * 600):
+        assert reader.excess(prompt) == model.excess(prompt)
+    assert reader.revision == model.revision
+
+
 def test_the_decoder_can_be_tuned(name: str, model: Any) -> None:
     decoder = model.decoder()
     decoder(z_of(model)).square().mean().backward()

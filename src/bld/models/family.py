@@ -12,7 +12,7 @@ import torch
 
 from bld.errors import ModelUnavailable
 from bld.models.base import Prompts, Trajectory
-from bld.models.networks import loading, whole_network
+from bld.models.networks import empty_network, loading, whole_network
 from bld.models.single import SingleFile
 from bld.models.weights import fingerprint
 from bld.options import EditOptions
@@ -50,29 +50,42 @@ class Family(ABC):
         dtype: torch.dtype,
         pickles: bool = False,
         single: SingleFile | None = None,
+        weights: bool = True,
     ) -> None:
         """Load the parts. Raises ModelUnavailable if one is missing, of another class, or not whole.
 
         device: where it runs; rests: where its parts are until then, another device if they are offloaded.
         pickles: whether weights may be read from a pickle where there are no others. single: where the
-        weights are instead of in the folder.
+        weights are instead of in the folder. weights: without, nothing can be computed, and prompts be read.
         """
         self.index = check_layout(folder, self.parts, self.optional)
         self.name, self.device, self.rests, self.dtype = name, device, rests, dtype
         here = [part for part in self.parts if (folder / part).is_dir()]
         self.revision = single.revision if single else fingerprint(folder, here)
         for part, kind in self.parts.items():
-            setattr(self, part, self._load(folder, part, kind, pickles, single) if part in here else None)
+            if part not in here:
+                setattr(self, part, None)
+            elif weights:
+                setattr(self, part, self._load(folder, part, kind, pickles, single))
+            else:
+                setattr(self, part, self._bare(folder, part, kind))
         self.vae: Any = getattr(self, "vqvae", None) or self.vae  # as the first pipeline of all calls it
         self.latent_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def _load(self, folder: Path, part: str, kind: str, pickles: bool, single: SingleFile | None) -> Any:
+    @staticmethod
+    def _bare(folder: Path, part: str, kind: str) -> Any:
+        """What a part is without weights: all there is to a scheduler and a tokenizer."""
         if part == "scheduler":
             with loading(folder, part):
                 return _class(kind).load_config(folder / part)
         if part.startswith("tokenizer"):
             with loading(folder, part):
                 return _class(kind).from_pretrained(folder / part)
+        return empty_network(folder, part, _class(kind))
+
+    def _load(self, folder: Path, part: str, kind: str, pickles: bool, single: SingleFile | None) -> Any:
+        if part == "scheduler" or part.startswith("tokenizer"):
+            return self._bare(folder, part, kind)
         if single:
             loaded = single.network(folder, part, _class(kind), self.dtype)
         else:

@@ -34,12 +34,16 @@ FAMILIES = {
 
 
 @enough_memory()
-def load_model(name: str, options: LoadOptions | None = None, **changes: Any) -> LatentModel:
+def load_model(
+    name: str, options: LoadOptions | None = None, *, weights: bool = True, **changes: Any
+) -> LatentModel:
     """Load a model by alias ("mini", "sdxl"), path of a diffusers folder or a single file, or hub id.
 
     Options come as a `LoadOptions` or one by one (device="cpu", ...). device: "auto" (a GPU if there is
     one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" is float32 on a CPU and elsewhere the half precision
-    that the family takes. Raises ModelUnavailable with what is wrong and what would be right.
+    that the family takes. weights: without them a model only says how much of a prompt it reads (`excess`);
+    what is in a single file, or has something added to it, is loaded whole all the same. Raises
+    ModelUnavailable with what is wrong and what would be right.
     """
     from bld.models.adapt import adapt
     from bld.models.family import read_index
@@ -62,7 +66,9 @@ def load_model(name: str, options: LoadOptions | None = None, **changes: Any) ->
     family = family_of(folder, read_index(folder)["_class_name"])
     if options.dtype == "auto" and where.type != "cpu":
         precision = family.half
-    if not single:
+    added = options.vae or options.lora or options.textual_inversion
+    weights = weights or single is not None or bool(added)
+    if not single and weights:
         files = [file for part in family.parts for file in (folder / part).glob("*.safetensors")]
         check_memory(folder, files, precision, rests)
     model = family(
@@ -73,6 +79,7 @@ def load_model(name: str, options: LoadOptions | None = None, **changes: Any) ->
         dtype=precision,
         pickles=options.allow_pickle,
         single=single,
+        weights=weights,
     )
     facts = known(name)
     if facts and facts.steps and facts.guidance_scale:  # a distilled model whose folder does not tell

@@ -33,6 +33,14 @@ def read_network(folder: Path, kind: Any, dtype: torch.dtype, *, pickled: bool =
     return network.eval().requires_grad_(False)
 
 
+def empty_network(folder: Path, part: str, kind: Any) -> Any:
+    """A network of a diffusers folder as its configuration has it, without weights (on the meta device)."""
+    with loading(folder, part), torch.device("meta"):
+        if hasattr(kind, "load_config"):  # of diffusers
+            return kind.from_config(kind.load_config(folder / part))
+        return kind(kind.config_class.from_pretrained(folder / part))
+
+
 def filled_network(kind: Any, config: Any, weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Any:
     """A network of a class and its configuration, with weights that bear the names of its tensors.
 

@@ -37,6 +37,7 @@ class TextToImage:
     channels: tuple[int, ...]
     groups: int
     samples: int  # latents seen in all, each with fresh noise
+    layers: tuple[int, ...] = (3, 1, 1)  # blocks of each level on the way down; one more on the way up
     batch: int = 16
     bank: int = 12_288  # latents kept; each serves `reuse` times before it is replaced
     reuse: int = 12

@@ -36,7 +36,7 @@ def build_unet(recipe: TextToImage, size: int, text_width: int) -> UNet2DConditi
         in_channels=4,
         out_channels=4,
         block_out_channels=recipe.channels,
-        layers_per_block=1,
+        layers_per_block=recipe.layers,
         norm_num_groups=recipe.groups,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -181,13 +181,20 @@ def v_loss(
 
 def check_sizes(recipe: Recipe, model: Path) -> None:
     """Raise InvalidInput unless `model` is a model folder whose UNet has the recipe's sizes."""
-    keys = ("sample_size", "block_out_channels", "addition_embed_type", "cross_attention_dim")
+    r = recipe.text_to_image
+    wanted = {
+        "sample_size": recipe.size // 8,
+        "block_out_channels": list(r.channels),
+        "layers_per_block": list(r.layers),
+        "addition_embed_type": "text",
+        "cross_attention_dim": recipe.text_encoder.width,
+    }
     try:
         unet = json.loads((model / "unet" / "config.json").read_text(encoding="utf-8"))
-        found = [unet[key] for key in keys]
+        found = {key: unet[key] for key in wanted}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"cannot start from {model}: not the folder of a model ({error})") from error
-    if found != [recipe.size // 8, list(recipe.text_to_image.channels), "text", recipe.text_encoder.width]:
+    if found != wanted:
         raise InvalidInput(f"cannot start from {model}: its sizes are not those of the recipe")
 
 

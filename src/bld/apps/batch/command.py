@@ -60,6 +60,7 @@ def _batch(
         files=Files(tuple(host.lower() for host in batch.allow_host)),
         threads=batch.threads,
         metadata=not no_metadata,
+        dry_run=batch.dry_run,
     )
     job = Job(manifest=manifest, output=folder, work=work, common=changes, batch=batch)
     try:

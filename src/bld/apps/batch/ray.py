@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bld.apps.batch.run import MOST_STARTS, Died
-from bld.apps.batch.work import Work, Worker
+from bld.apps.batch.work import Reader, Work, begin
 from bld.apps.cluster import connected, gpus_for_each
 from bld.errors import BldError
 from bld.options import BatchOptions
@@ -82,9 +82,9 @@ class Actor:
     """A `Worker` on Ray. Its own errors are answers: an exception would be taken for its death."""
 
     def __init__(self, work: Work) -> None:
-        self._worker: Worker | BldError
+        self._worker: Reader | BldError
         try:
-            self._worker = Worker(work)
+            self._worker = begin(work)
         except BldError as error:
             self._worker = error
 

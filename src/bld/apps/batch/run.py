@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, Self
 
-from bld.apps.batch.work import Work, Worker
+from bld.apps.batch.work import Work, begin
 from bld.errors import BldError
 
 MOST_STARTS = 3  # that may fail one after the other
@@ -126,7 +126,7 @@ def serve(connection: Connection, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        worker = Worker(work)
+        worker = begin(work)
         connection.send(None)
         while True:
             method, argument = connection.recv()

@@ -33,7 +33,7 @@ class Work:
     """All that a worker needs to know beside its rows. It travels to other processes and machines.
 
     common: options of every row. output: the absolute path of the job's folder. stage: of the folder in
-    which results come to be, on the same file system.
+    which results come to be, on the same file system. dry_run: nothing will be edited.
     """
 
     model: str
@@ -45,6 +45,7 @@ class Work:
     files: Files
     threads: int
     metadata: bool
+    dry_run: bool
 
 
 Text = tuple[str, str]
@@ -59,33 +60,44 @@ class Reading:
     refused: dict[Text, str]
 
 
-class Worker:
-    """A loaded model that edits rows. Its methods are called by name, from the process that plans."""
+class Reader:
+    """A model that reads prompts, without its weights: all that a dry run asks of it.
+
+    Its methods are called by name, from the process that plans.
+    """
 
     def __init__(self, work: Work) -> None:
         """Raises ModelUnavailable or InvalidInput for a model that cannot be loaded as asked."""
-        os.environ["OMP_NUM_THREADS"] = str(work.threads)  # before torch reads it
-        import torch
+        _settle(work.threads)
+        from bld.models.load import load_model
 
-        from bld.apps.progress import quiet_libraries
-        from bld.editor import Editor
-
-        torch.set_num_threads(work.threads)
-        quiet_libraries()
-        self.work, self.common = work, dict(work.common)
-        self._contents: dict[str, bytes] = {}  # of the unit in work, by URL
-        self.editor = Editor.from_pretrained(work.model, ranker=work.ranker, options=work.loading)
+        self.model = load_model(work.model, work.loading, weights=False)
+        self.revisions: dict[str, str | None] = {"model": self.model.revision}
 
     def read(self, texts: Sequence[Text]) -> Reading:
         """Read texts as an edit would, and say which weights these are: results of others differ."""
         from bld.task import excess, too_long
 
-        model, ranker = self.editor.model, self.editor.ranker
         refused = {}
         for what, text in texts:
-            if cut := excess(model, text):
-                refused[what, text] = too_long(model, what, cut)
-        return Reading({"model": model.revision, "ranker": ranker.revision if ranker else None}, refused)
+            if cut := excess(self.model, text):
+                refused[what, text] = too_long(self.model, what, cut)
+        return Reading(self.revisions, refused)
+
+
+class Worker(Reader):
+    """A loaded model that edits rows."""
+
+    def __init__(self, work: Work) -> None:
+        """Raises as `Reader`."""
+        _settle(work.threads)
+        from bld.editor import Editor
+
+        self.work, self.common = work, dict(work.common)
+        self._contents: dict[str, bytes] = {}  # of the unit in work, by URL
+        self.editor = Editor.from_pretrained(work.model, ranker=work.ranker, options=work.loading)
+        self.model, ranker = self.editor.model, self.editor.ranker
+        self.revisions = {"model": self.model.revision, "ranker": ranker.revision if ranker else None}
 
     def edit(self, unit: Sequence[Row]) -> list[Outcome]:
         """Edit the rows of a unit and write their folders; a row that fails does so alone.
@@ -189,6 +201,22 @@ class Worker:
             background_max_error=best["background_max_error"],
             seconds=round(sum(facts["seconds"].values()), 3),
         )  # fmt: skip
+
+
+def begin(work: Work) -> Reader:
+    """A worker that can do all that the job asks for. Raises as `Reader`."""
+    return Reader(work) if work.dry_run else Worker(work)
+
+
+def _settle(threads: int) -> None:
+    """What a worker's process needs before it loads a model."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch reads it
+    import torch
+
+    from bld.apps.progress import quiet_libraries
+
+    torch.set_num_threads(threads)
+    quiet_libraries()
 
 
 def _failed(row: Row, error: Exception) -> Outcome:
