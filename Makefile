@@ -29,8 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## edit a photograph and say where the pictures are
 	$(BIN)/python examples/demo.py
 
-test: setup ## run every test
-	$(BIN)/python -m pytest -q -p no:cacheprovider
+test: setup ## run every test, a file at a time on each core
+	$(BIN)/python -m pytest -q -p no:cacheprovider -n auto --dist loadfile
 
 check: setup ## formatting, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -78,6 +78,11 @@ def run(words: list[str]) -> tuple[float, str]:
     return seconds, done.stdout + done.stderr
 
 
+def rows_per_second(said: str) -> float:
+    """The last rate that a batch told."""
+    return float(re.findall(r"([\d.]+) rows/s", said)[-1])
+
+
 def results(output: Path) -> dict[str, bytes]:
     """Every file of every edit; of its record all but the seconds."""
     found = {}
@@ -96,19 +101,24 @@ def kills(folder: Path, asked: argparse.Namespace) -> None:
     """Killed again and again, and the same bytes."""
     manifest, seed = write_rows(folder, asked.rows), random.SystemRandom().randrange(10**6)
     flags, draw = ("--workers", "2"), random.Random(seed)
-    alone, _ = run(command(manifest, folder / "alone", asked, *flags))
+    alone, said = run(command(manifest, folder / "alone", asked, *flags))
+    rate = rows_per_second(said)
+    before = alone - asked.rows / rate  # s until the first edit begins
     broken = folder / "broken"
-    redone, done, started = 0, dict[Path, int](), time.perf_counter()
+    redone, lost, done, started = 0, 0.0, dict[Path, int](), time.perf_counter()
     for kill in range(KILLS):
         with subprocess.Popen(
             command(manifest, broken, asked, *flags), start_new_session=True, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:  # fmt: skip
-            time.sleep(draw.uniform(0, LONGEST))
+            moment = draw.uniform(0, LONGEST)
+            time.sleep(moment)
             os.killpg(process.pid, signal.SIGKILL)
+        known = len(done)
         for path in broken.glob("edits/*/result.png"):
             stamp = path.stat().st_mtime_ns
             redone += done.setdefault(path, stamp) != stamp
+        lost += max(0, moment - before) * rate - (len(done) - known)
         print(f"kill {kill + 1}: {len(done)} edits done", file=sys.stderr)
     run(command(manifest, broken, asked, *flags))
     redone += sum(path.stat().st_mtime_ns != stamp for path, stamp in done.items())
@@ -122,6 +132,7 @@ def kills(folder: Path, asked: argparse.Namespace) -> None:
     print(f"| killed {KILLS} times, s | {seconds:.0f} |")
     print(f"| files alike, of {len(results(broken))} | {'all' if same else 'NOT ALL'} |")
     print(f"| edits that had been done and were done again | {redone} |")
+    print(f"| edits lost in work, a kill: what its seconds give, less what is there | {lost / KILLS:.1f} |")
 
 
 def workers(folder: Path, asked: argparse.Namespace) -> None:
@@ -136,8 +147,7 @@ def workers(folder: Path, asked: argparse.Namespace) -> None:
     print("|---|---|---|")
     for name in asked.kinds.split(","):
         seconds, said = run(command(manifest, folder / name.replace(" ", "-"), asked, *kinds[name]()))
-        rate = re.findall(r"([\d.]+) rows/s", said)[-1]
-        print(f"| {name} | {seconds:.1f} | {rate} |", flush=True)
+        print(f"| {name} | {seconds:.1f} | {rows_per_second(said):.2f} |", flush=True)
     found = [results(folder / name.replace(" ", "-")) for name in asked.kinds.split(",")]
     print(f"\nfiles alike: {all(one == found[0] for one in found)}")
 

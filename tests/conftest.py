@@ -17,6 +17,9 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Beside other tests, a test has one core: networks on more threads than there are cores crawl.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 # Help texts and tables come out the same whatever the terminal.
 os.environ["COLUMNS"] = "120"
 os.environ["NO_COLOR"] = "1"

@@ -191,6 +191,11 @@ class LoadOptions:
     offload: bool = _option(
         False, "keep the networks in the CPU's memory, each on the GPU only while it runs: less of the GPU's"
     )
+    compile: bool = _option(
+        False,
+        "compile the network (torch.compile): the first edit of a size takes minutes, the next ones less; for "
+        "servers and batches. Pictures change by rounding",
+    )
     allow_pickle: bool = _option(
         False, "read pickled weights where a part has no others; torch then reads nothing but weights"
     )

@@ -188,6 +188,32 @@ def test_tiles_are_switched_on(loaded: Callable[..., UNetModel]) -> None:
     assert not loaded().vae.use_tiling
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, by itself
+def test_a_compiled_network_answers_the_same(
+    loaded: Callable[..., UNetModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and run as its graph; the C++ of it, which takes minutes, is not made here."""
+    graphs: list[int] = []
+
+    def traced(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled(module, backend=traced))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    torch.testing.assert_close(sampled(loaded(compile=True)), sampled(loaded()))
+    assert max(graphs) > 100
+
+
+def test_compiling_without_a_compiler_is_refused(
+    loaded: Callable[..., UNetModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert "needs a C++ compiler" in refused(loaded, compile=True)
+
+
 # --- bad files, and the command line ---
 
 

@@ -32,9 +32,9 @@ def connected(address: str) -> Iterator[Any]:
         raise MissingExtra(
             f"--ray needs {error.name}: pip install 'blended-latent-diffusion[ray]'"
         ) from error
-    where: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
+    dashboard = {"include_dashboard": False} if address == LOCAL else {}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, address=address, **dashboard)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InvalidInput(

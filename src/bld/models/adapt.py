@@ -5,6 +5,7 @@ no longer with them, and two edits may still run at once.
 """
 
 import hashlib
+import shutil
 from pathlib import Path
 
 from bld.errors import InvalidInput, MissingExtra, ModelUnavailable
@@ -39,6 +40,8 @@ def adapt(model: Family, options: LoadOptions) -> None:
         model.vae.enable_tiling()
     if options.offload:
         offload(model)
+    if options.compile:
+        compile_network(model)
     if added:
         digest = hashlib.sha256(" ".join([model.revision, *added]).encode())
         model.revision = digest.hexdigest()[:12]
@@ -52,6 +55,17 @@ def offload(model: Family) -> None:
         raise MissingExtra(
             "--offload needs accelerate: pip install 'blended-latent-diffusion[offload]'"
         ) from error
+
+
+def compile_network(model: Family) -> None:
+    """Have torch compile the network of the steps when it first runs.
+
+    Raises InvalidInput on a CPU without the C++ compiler that this takes.
+    """
+    if model.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
+        raise InvalidInput("--compile on a CPU needs a C++ compiler, such as g++: install one, or leave it out")
+    (network,) = {"unet", "transformer"} & set(model.parts)
+    getattr(model, network).compile()
 
 
 def replace_vae(model: Family, name: str) -> str:

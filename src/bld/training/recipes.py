@@ -37,7 +37,7 @@ class TextToImage:
     channels: tuple[int, ...]
     groups: int
     samples: int  # latents seen in all, each with fresh noise
-    layers: tuple[int, ...] = (3, 1, 1)  # blocks of each level on the way down; one more on the way up
+    layers: int | tuple[int, ...] = (3, 1, 1)  # blocks of each level on the way down; one more on the way up
     batch: int = 16
     bank: int = 12_288  # latents kept; each serves `reuse` times before it is replaced
     reuse: int = 12
@@ -189,7 +189,7 @@ RECIPES: dict[str, Recipe] = {
         autoencoder=Autoencoder(channels=(8, 8, 16, 16), groups=4, samples=64, crop=32, batch=8),
         text_encoder=TextEncoder(samples=64, width=32, layers=2, vocabulary=640, batch=16),
         text_to_image=TextToImage(
-            channels=(32, 32, 64), groups=8, samples=64, batch=8, bank=64, compiled=False
+            channels=(32, 32, 64), groups=8, samples=64, layers=1, batch=8, bank=64, compiled=False
         ),
         ranker=Ranker(samples=64, batch=16, width=32, vision_layers=1, text_layers=1),
         judge=Judge(samples=64, batch=16),

@@ -185,7 +185,7 @@ def check_sizes(recipe: Recipe, model: Path) -> None:
     wanted = {
         "sample_size": recipe.size // 8,
         "block_out_channels": list(r.channels),
-        "layers_per_block": list(r.layers),
+        "layers_per_block": list(r.layers) if isinstance(r.layers, tuple) else r.layers,
         "addition_embed_type": "text",
         "cross_attention_dim": recipe.text_encoder.width,
     }

@@ -21,6 +21,7 @@ from bld.errors import BldError, InvalidInput
 from bld.options import BatchOptions
 
 TEXTS = 2000  # that a worker reads at a time
+RESULT = ("dtype", "vae", "lora", "textual_inversion", "compile")  # of loading, what results depend on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Job:
             "model": self.work.model,
             "ranker": self.work.ranker,
             "weights": revisions,
-            "loading": {key: loading[key] for key in ("dtype", "vae", "lora", "textual_inversion")},
+            "loading": {key: loading[key] for key in RESULT},
             "options": dict(self.common),
             "threads": self.work.threads,
         }
