@@ -193,8 +193,8 @@ class LoadOptions:
     )
     compile: bool = _option(
         False,
-        "compile the network (torch.compile): the first edit of a size takes minutes, the next ones less; for "
-        "servers and batches. Pictures change by rounding",
+        "compile the network (torch.compile): the first edit of a size takes minutes, the next are faster: "
+        "for servers and batches; pictures change by rounding",
     )
     allow_pickle: bool = _option(
         False, "read pickled weights where a part has no others; torch then reads nothing but weights"

@@ -412,9 +412,14 @@ def job(**options: Any) -> Job:
 
 
 def test_a_run_tells_how_far_it_is_shows_what_it_makes_and_ends_in_the_result() -> None:
-    *working, result = Runner(Editor(GaussianModel())).run(job())
-    assert all(isinstance(update, Working) for update in working)
-    assert working[-1].preview.startswith("data:image/webp")
+    model = GatedModel()
+    updates = Runner(Editor(model)).run(job())
+    model.let(3)
+    while not (working := next(updates)).preview:
+        assert isinstance(working, Working)
+    assert working.preview.startswith("data:image/webp")
+    model.let(100)
+    *_, result = updates
     assert len(result.candidates) == 2
     alone = Editor(GaussianModel()).edit(photograph(), box(), "a red wall", candidates=2, steps=6, seed=1)
     np.testing.assert_array_equal(result.best.photograph.pixels, alone.best.photograph.pixels)

@@ -211,7 +211,7 @@ def test_compiling_without_a_compiler_is_refused(
     loaded: Callable[..., UNetModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    assert "needs a C++ compiler" in refused(loaded, compile=True)
+    assert "takes a C++ compiler" in refused(loaded, compile=True)
 
 
 # --- bad files, and the command line ---

@@ -63,7 +63,9 @@ def compile_network(model: Family) -> None:
     Raises InvalidInput on a CPU without the C++ compiler that this takes.
     """
     if model.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
-        raise InvalidInput("--compile on a CPU needs a C++ compiler, such as g++: install one, or leave it out")
+        raise InvalidInput(
+            "--compile on a CPU takes a C++ compiler, such as g++: install it, or leave it out"
+        )
     (network,) = {"unet", "transformer"} & set(model.parts)
     getattr(model, network).compile()
 
