@@ -18,7 +18,7 @@ from bld.models.base import CLEAN, Level, Prompts, Step, Trajectory
 from bld.models.trajectory import deterministic, multistep, start
 from bld.options import EditOptions
 
-TINY_GUIDANCE = 3.0
+TINY_GUIDANCE, TINY_STEPS = 3.0, 20
 TINY_SIZE = 64  # px, as in the recipe "tiny"
 CAPTIONS = ("a red apple", "a guitar on a table", "a photo of a cat", "an empty scene")
 
@@ -70,7 +70,7 @@ def tiny_folder(path: Path, *, scheduler: dict[str, Any] | None = None) -> Path:
     if scheduler is not None:
         file = parts / "scheduler" / "scheduler_config.json"
         file.write_text(json.dumps(scheduler), encoding="utf-8")
-    export(parts, path, guidance_scale=TINY_GUIDANCE)
+    export(parts, path, guidance_scale=TINY_GUIDANCE, steps=TINY_STEPS)
     shutil.rmtree(parts)
     return path
 

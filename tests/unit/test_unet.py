@@ -16,7 +16,7 @@ from bld.models.load import load_model
 from bld.models.unet import UNetModel
 from bld.options import EditOptions, resolve
 from bld.training.recipes import SCHEDULER
-from tests.tiny import SD1_SCHEDULER, TINY_GUIDANCE, TINY_SIZE, tiny_folder
+from tests.tiny import SD1_SCHEDULER, TINY_GUIDANCE, TINY_SIZE, TINY_STEPS, tiny_folder
 
 GRID = (8, 8)
 WORDS_READ = 46  # of 48 tokens; start and end of text take two
@@ -52,7 +52,7 @@ def test_the_facts_are_the_folders(tiny_model: UNetModel) -> None:
     assert tiny_model.latent_factor == 8
     assert tiny_model.native_size == TINY_SIZE
     assert tiny_model.multiple == 32  # 8 for the autoencoder, and the UNet halves twice
-    assert tiny_model.guidance_scale == TINY_GUIDANCE
+    assert (tiny_model.guidance_scale, tiny_model.steps) == (TINY_GUIDANCE, TINY_STEPS)
     assert re.fullmatch(r"[0-9a-f]{12}", tiny_model.revision)
 
 

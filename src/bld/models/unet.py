@@ -116,6 +116,7 @@ class UNetModel(UNetFamily):
     def __init__(self, folder: Path, **loading: Any) -> None:
         super().__init__(folder, **loading)
         self.guidance_scale = float(self.index.get("_bld_guidance_scale", self.guidance_scale))
+        self.steps = int(self.index.get("_bld_steps", self.steps))
         if self.tokenizer.model_max_length > self.text_encoder.config.max_position_embeddings:
             raise ModelUnavailable(
                 f"{folder}: cannot load its tokenizer: it does not say how long a prompt may be "

@@ -22,7 +22,7 @@ BASELINES = ("pixels", "vqgan", "glide")
 BESIDE = ("ranker", "judge")  # not parts of the pipeline
 
 
-def export(run: Path, target: Path, *, guidance_scale: float) -> None:
+def export(run: Path, target: Path, *, guidance_scale: float, steps: int) -> None:
     """Write the parts in `run` as one model folder that StableDiffusionPipeline loads.
 
     The folder appears whole or not at all. Raises InvalidInput if a part has not been trained yet.
@@ -43,6 +43,7 @@ def export(run: Path, target: Path, *, guidance_scale: float) -> None:
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
         "_bld_guidance_scale": guidance_scale,
+        "_bld_steps": steps,
         **{part: list(names) for part, names in CLASSES.items()},
         "safety_checker": [None, None],
         "feature_extractor": [None, None],

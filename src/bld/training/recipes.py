@@ -136,6 +136,7 @@ class Recipe:
     backgrounds: int = 6_000  # crops in the background pool
     exams: tuple[int, int] = (64, 100)  # edits of names and of colours that `bld train sheet` makes
     guidance_scale: float = 3.0  # what an edit with this model uses if nothing is said
+    steps: int = 20  # likewise: more of them change nothing that the judge sees
     seed: int = 0
     deadline: float = math.inf  # of time.monotonic(), at which a run stops to go on later
 

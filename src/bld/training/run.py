@@ -157,7 +157,7 @@ class Training:
 
     def export(self) -> None:
         target = self.folder / "model"
-        export(self.folder, target, guidance_scale=self.recipe.guidance_scale)
+        export(self.folder, target, guidance_scale=self.recipe.guidance_scale, steps=self.recipe.steps)
         log.info("model written to %s; the bundled one lies at %s", target, BUNDLED / "mini")
 
     def export_baselines(self) -> None:
