@@ -15,7 +15,7 @@ from skimage import data
 from bld.apps.cli import main as bld
 
 MASK = Path(__file__).parent / "masks" / "coffee.png"
-PROMPT = "a red apple"
+PROMPT = "a star"
 
 
 def main() -> int:

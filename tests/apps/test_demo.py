@@ -28,7 +28,7 @@ def test_demo_changes_the_photograph_inside_the_mask_alone(
     inside = pixels(EXAMPLES / "masks" / "coffee.png") > 0
     before, after = pixels(tmp_path / "demo" / "photograph.png"), pixels(result)
     assert (after[~inside] == before[~inside]).all()
-    # Two seeds give two apples; the autoencoder alone would give the same picture twice.
+    # Two seeds give two stars; the autoencoder alone would give the same picture twice.
     first, second = (
         pixels(tmp_path / "demo" / "candidates" / f"0{i}.png")[inside].astype(int) for i in (0, 1)
     )

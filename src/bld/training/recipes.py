@@ -148,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
         autoencoder=Autoencoder(channels=(16, 32, 64, 128), groups=8, samples=50_000),
         text_encoder=TextEncoder(samples=120_000),
         text_to_image=TextToImage(channels=(64, 128, 256), groups=16, samples=500_000),
-        ranker=Ranker(samples=60_000),
+        ranker=Ranker(samples=150_000),
         judge=Judge(samples=60_000),
         # Those of the baselines: half an hour of one core each.
         pixels=Pixels(samples=100_000),
