@@ -285,7 +285,7 @@ def test_the_judge_looks_at_the_box_and_finds_a_name() -> None:
     mask = np.zeros((128, 128), np.float32)
     mask[20:90, 40:100] = 1
     view = judge.view(picture, mask)
-    assert view.shape == (1, 3, 64, 64)
+    assert view.shape == (1, 3, 96, 96)
     shares = judge.probabilities(view)
     assert shares.sum() == pytest.approx(1, abs=1e-5)
     assert {"owl", "background"} < set(judge.labels)

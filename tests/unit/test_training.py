@@ -23,6 +23,7 @@ from bld.training.captions import Captions
 from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, everything, load_sprites
+from bld.training.limits import Limits
 from bld.training.loop import OutOfTime, Run, rate
 from bld.training.recipes import RECIPES
 from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured, styles, vocabulary
@@ -311,7 +312,7 @@ def test_a_run_out_of_time_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None
     layer, draws = nn.Linear(3, 1), generator(5)
 
     def run(deadline: float) -> Run:
-        made = Run(tmp_path, "line", {"line": layer}, draws, 80, 4, 1e-2, deadline=deadline)
+        made = Run(tmp_path, "line", {"line": layer}, draws, 80, 4, 1e-2, limits=Limits(deadline=deadline))
         made.train(lambda: layer(torch.randn(4, 3, generator=draws)).square().mean())
         return made
 
@@ -320,6 +321,27 @@ def test_a_run_out_of_time_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None
     with pytest.raises(OutOfTime, match="line: 8 of 80 samples"):
         run(deadline=0)
     assert run(deadline=math.inf).done == 80
+
+
+def test_a_run_that_may_take_so_long_ends_by_then_with_its_rate_at_nothing(tmp_path: Path) -> None:
+    layer, draws, rates = nn.Linear(3, 1), generator(5), []
+
+    def run(name: str, within: float) -> Run:
+        return Run(tmp_path, name, {"line": layer}, draws, 10**9, 4, 1e-2, limits=Limits(within=within))
+
+    def step(of: Run) -> torch.Tensor:
+        rates.append(of.optimizer.param_groups[0]["lr"])
+        return layer(torch.randn(4, 3, generator=draws)).square().mean()
+
+    whole = run("whole", 0.4)
+    whole.train(lambda: step(whole))
+    assert 4 < whole.done < 10**9
+    assert whole.share >= 1
+    assert max(rates) > 5e-3
+    assert rates[-1] < 1e-3
+    again = run("whole", 0.4)
+    again.train(lambda: step(again))  # what is over stays over
+    assert again.done == whole.done
 
 
 def test_several_processes_train_one_model(data: Path, tmp_path: Path) -> None:
@@ -355,7 +377,7 @@ def test_normalising_latents_changes_no_picture() -> None:
 
 
 def test_timesteps_favour_where_shapes_are_decided_and_reach_both_ends() -> None:
-    drawn = text_to_image.Timesteps().draw(20_000, generator())
+    drawn = text_to_image.Timesteps(16).draw(20_000, generator())
     assert int(drawn.min()) < 10
     assert int(drawn.max()) >= 995
     decisive = ((drawn >= 500) & (drawn < 900)).float().mean()
@@ -401,7 +423,7 @@ def test_the_target_is_the_mean_of_what_the_noisy_latent_may_be() -> None:
 
 
 def test_timesteps_of_a_batch_are_spread() -> None:
-    halves = [(text_to_image.Timesteps().draw(320, generator(seed)) < 630).sum() for seed in range(40)]
+    halves = [(text_to_image.Timesteps(16).draw(320, generator(seed)) < 630).sum() for seed in range(40)]
     spread = float(torch.stack(halves).float().std())
     assert spread < 7, "320 independent draws would differ by 8.4"
 
@@ -513,7 +535,7 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         start("text-to-image", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=None)
     with pytest.raises(InvalidInput, match="--samples goes with a part that trains"):
         start("export", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=5)
-    with pytest.raises(InvalidInput, match="--start-from goes with text-encoder and text-to-image"):
+    with pytest.raises(InvalidInput, match="--start-from goes with autoencoder, text-encoder and"):
         start("judge", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None, start_from="mini")
     with pytest.raises(InvalidInput, match="choose one of"):
         start("everything", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None)  # type: ignore[arg-type]

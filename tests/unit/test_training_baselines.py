@@ -13,7 +13,7 @@ from bld.errors import InvalidInput
 from bld.options import EditOptions, resolve
 from bld.training import autoencoder, glide, pixels, vqgan
 from bld.training.composites import Compositor, background_pool
-from bld.training.data import SPRITE_SIDE, Sprites
+from bld.training.data import Sprites
 from bld.training.pictures import PictureRing, Pictures
 from bld.training.recipes import RECIPES, Pixels
 from bld.training.run import Training
@@ -27,7 +27,7 @@ TINY = replace(RECIPES["tiny"], flat=False)
 @pytest.fixture(scope="module")
 def compositor() -> Compositor:
     """Two cut-outs, a red and a blue square, before grey."""
-    rgba = torch.zeros(2, 4, SPRITE_SIDE, SPRITE_SIDE, dtype=torch.uint8)
+    rgba = torch.zeros(2, 4, 160, 160, dtype=torch.uint8)
     rgba[:, 3, 20:140, 20:140] = 255
     rgba[0, 0], rgba[1, 2] = rgba[0, 3], rgba[1, 3]
     sprites = Sprites(

@@ -295,12 +295,16 @@ def train(
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option(help="model that a new text-encoder or text-to-image run goes on from"),
+        typer.Option(help="model that a new autoencoder, text-encoder or text-to-image run goes on from"),
     ] = None,
     device: Device = AUTO,
     minutes: Annotated[
         float | None,
         typer.Option(help="write the checkpoint and stop after so long; the same command goes on", min=0),
+    ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(help="minutes after which the part is done, with however many samples", min=0.01),
     ] = None,
 ) -> None:
     """Train the bundled model or the baselines, a part at a time. Stopped runs go on where they were."""
@@ -322,6 +326,7 @@ def train(
         start_from=start_from,
         device=device,
         minutes=minutes,
+        within=within,
     )
 
 

@@ -29,7 +29,7 @@ class Known:
 # Sizes are those of the files at the repositories, as of 2026. Repositories of Stable Diffusion 2 by its
 # authors are gone; the community keeps copies.
 KNOWN = (
-    Known(alias="mini", id="mini", family="Stable Diffusion", size=128, parameters=0.02, download=0,
+    Known(alias="mini", id="mini", family="Stable Diffusion", size=256, parameters=0.03, download=0,
           memory=0.1, licence="MIT", tried="bundled"),
     Known(alias="ldm", id="CompVis/ldm-text2im-large-256", family="Latent diffusion", size=256,
           parameters=1.54, download=6.2, memory=3.1, licence="Apache-2.0"),

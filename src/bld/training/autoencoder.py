@@ -35,18 +35,18 @@ def crops(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(crops, their object coverage): two from each composite, one near the object, one anywhere."""
     drawn = compositor.draw(batch // 2, generator)
-    pictures = torch.cat([drawn.image, drawn.alpha], 1)
-    size, kept = compositor.size, []
-    line = torch.arange(size, dtype=torch.float32, device=pictures.device)
-    for picture, alpha in zip(pictures, drawn.alpha[:, 0], strict=True):
-        mass = alpha.sum().clamp(min=1e-6)
-        middle = torch.stack([(alpha.sum(1) * line).sum(), (alpha.sum(0) * line).sum()]) / mass
-        shift = torch.randn(2, generator=generator) * side / 6 - side / 2
-        near = (middle.cpu() + shift).round().clamp(0, size - side).long()
-        anywhere = torch.randint(size - side + 1, (2,), generator=generator)
-        for top, left in (near.tolist(), anywhere.tolist()):
-            kept.append(picture[:, top : top + side, left : left + side])
-    stacked = torch.stack(kept)
+    pictures, alpha = torch.cat([drawn.image, drawn.alpha], 1), drawn.alpha[:, 0]
+    size, n = compositor.size, len(alpha)
+    line = torch.arange(size, dtype=torch.float32)
+    mass = alpha.sum((1, 2)).clamp(min=1e-6)
+    middle = torch.stack([alpha.sum(2) @ line, alpha.sum(1) @ line], 1) / mass[:, None]
+    shift = torch.randn(n, 2, generator=generator) * side / 6 - side / 2
+    near = (middle + shift).round().clamp(0, size - side).long()
+    anywhere = torch.randint(size - side + 1, (n, 2), generator=generator)
+    corners = torch.cat([near, anywhere]).tolist()
+    stacked = torch.stack(
+        [pictures[i % n, :, y : y + side, x : x + side] for i, (y, x) in enumerate(corners)]
+    )
     return stacked[:, :3] * 2 - 1, stacked[:, 3:]  # b 3 s s, [-1,1]; b 1 s s, [0,1]
 
 
@@ -106,15 +106,22 @@ def normalise_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
     decode.weight *= deviation[None, :, None, None]
 
 
-def train(recipe: Recipe, compositor: Compositor, folder: Path) -> AutoencoderKL:
-    """Train (or go on training) the autoencoder; writes `folder/autoencoder`."""
+def train(
+    recipe: Recipe, compositor: Compositor, folder: Path, start_from: Path | None = None
+) -> AutoencoderKL:
+    """Train (or go on training) the autoencoder; writes `folder/autoencoder`.
+
+    `start_from` is the folder of an autoencoder of the recipe's sizes whose weights a fresh run begins with.
+    """
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 1)
     r = recipe.autoencoder
     vae = build(r, recipe.size).to(torch.get_default_device(), memory_format=torch.channels_last)
+    if start_from and not (folder / "autoencoder.pt").exists():
+        vae.load_state_dict(AutoencoderKL.from_pretrained(start_from).state_dict())
     run = Run(
         folder, "autoencoder", {"vae": vae}, generator, r.samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline,
+        limits=recipe.limits,
     )  # fmt: skip
 
     def step() -> torch.Tensor:

@@ -14,9 +14,12 @@ import torch.nn.functional as F
 
 from bld.training.colours import COLOURS, recoloured
 from bld.training.data import SPRITE_FILL, Sprites
+from bld.training.vocabulary import vocabulary
 
 EMPTY = 0.09  # of the pictures, without an object
 COLOURED = 0.25  # of the objects that have a colour, those that get another
+OFTEN = 3.0  # how often a name of the vocabulary is drawn, beside one of the other cut-outs
+DRAWN = 1 / 3  # how often a drawn cut-out is, beside a rendered one of the same name
 Uniform = Callable[..., torch.Tensor]  # (low, high, *shape): evenly drawn numbers
 
 
@@ -89,9 +92,11 @@ class Compositor:
         here = torch.get_default_device()
         self.coloured = coloured
         self.sprites, self.backgrounds = sprites.to(here), backgrounds.to(here)
-        # Names are drawn evenly, whatever number of cut-outs shows each.
-        counts = torch.bincount(self.sprites.name).float()
-        self.weights = 1 / counts[self.sprites.name]
+        # Names are drawn by their own weights, whatever number of cut-outs shows each.
+        share = torch.where(self.sprites.flat, DRAWN, 1.0)
+        total = torch.zeros(int(self.sprites.name.max()) + 1).index_add_(0, self.sprites.name, share)
+        often = torch.where(self.sprites.name < len(vocabulary()), OFTEN, 1.0)
+        self.weights = often * share / total[self.sprites.name]
 
     @property
     def size(self) -> int:

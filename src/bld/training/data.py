@@ -21,17 +21,15 @@ FLUENT, NOTO = "sprites-fluent3d-256.tar", "sprites-noto-256.tar"
 SCENERY = "backgrounds-1024.tar"
 PHOTOGRAPHS = ("photos-grocery-256.tar", "photos-clothing-256.tar")
 
-SPRITE_SIDE = 160  # canvas of a cut-out, px; its long side fills SPRITE_FILL of it
-SPRITE_FILL = 0.9
+SPRITE_FILL = 0.9  # of a cut-out's canvas, which its long side fills
 HELD_OUT_SCENES = 8  # of 47: the last ones by name are for evaluation only
-PHOTO_SIDE = 192  # photographs are kept at this side, px
 
 
 @dataclass(frozen=True)
 class Sprites:
     """Cut-outs of the vocabulary, each trimmed to its outline and centred on a square canvas.
 
-    rgba: n 4 SPRITE_SIDE SPRITE_SIDE, uint8, colours premultiplied by alpha.
+    rgba: n 4 s s, uint8, colours premultiplied by alpha.
     name: n, int64, index into the vocabulary. extent: n 2, half height and half width of the outline
     as a share of the canvas. flies: n, bool. hue: n, degrees, of those with one colour that may be
     changed, else NaN. flat: n, bool, drawn rather than rendered.
@@ -48,7 +46,8 @@ class Sprites:
     def to(self, device: torch.device) -> "Sprites":
         """The same cut-outs on another device."""
         tensors = {
-            name: getattr(self, name).to(device) for name in ("rgba", "name", "extent", "flies", "hue")
+            name: getattr(self, name).to(device)
+            for name in ("rgba", "name", "extent", "flies", "hue", "flat")
         }
         return replace(self, **tensors)
 
@@ -73,18 +72,18 @@ def samples(tar: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
                 pictures[key] = content.read()
 
 
-def trimmed(picture: Image.Image) -> tuple[np.ndarray, tuple[float, float]]:
-    """A cut-out on the standard canvas: (h w 4 uint8 premultiplied, (half height, half width))."""
+def trimmed(picture: Image.Image, side: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """A cut-out on its canvas: (side side 4 uint8 premultiplied, (half height, half width))."""
     rgba = picture.convert("RGBA")
     box = rgba.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox() or (0, 0, *rgba.size)
     rgba = rgba.crop(box).convert("RGBa")  # premultiplied, so that resampling leaves no dark fringe
-    scale = SPRITE_FILL * SPRITE_SIDE / max(rgba.size)
-    width, height = (max(1, round(side * scale)) for side in rgba.size)
+    scale = SPRITE_FILL * side / max(rgba.size)
+    width, height = (max(1, round(length * scale)) for length in rgba.size)
     rgba = rgba.resize((width, height), Image.Resampling.BICUBIC)
-    canvas = np.zeros((SPRITE_SIDE, SPRITE_SIDE, 4), np.uint8)
-    top, left = (SPRITE_SIDE - height) // 2, (SPRITE_SIDE - width) // 2
+    canvas = np.zeros((side, side, 4), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
     canvas[top : top + height, left : left + width] = np.asarray(rgba)
-    return canvas, (height / SPRITE_SIDE / 2, width / SPRITE_SIDE / 2)
+    return canvas, (height / side / 2, width / side / 2)
 
 
 def everything(data: Path) -> tuple[Name, ...]:
@@ -111,11 +110,13 @@ def plural(caption: str) -> bool:
     return caption.endswith("s") and not caption.endswith(("ss", "us"))
 
 
-def load_sprites(data: Path, names: tuple[Name, ...], tars: tuple[str, ...] = (FLUENT,)) -> Sprites:
-    """The cut-outs that show `names`, and the keywords that belong to one name alone."""
+def load_sprites(
+    data: Path, names: tuple[Name, ...], tars: tuple[str, ...] = (FLUENT,), side: int = 160
+) -> Sprites:
+    """The cut-outs that show `names`, on canvases of `side` px, and the keywords of one name alone."""
     index = {name.sprite: i for i, name in enumerate(names)}
     found = [
-        (index[facts["caption"]], *trimmed(picture), tuple(facts["keywords"]), tar == NOTO)
+        (index[facts["caption"]], *trimmed(picture, side), tuple(facts["keywords"]), tar == NOTO)
         for tar in tars
         for _, picture, facts in samples(data / tar)
         if facts["caption"] in index
@@ -145,13 +146,14 @@ def load_sprites(data: Path, names: tuple[Name, ...], tars: tuple[str, ...] = (F
 def changeable_hues(rgba: torch.Tensor, names: list[str]) -> torch.Tensor:
     """The hue of each cut-out, NaN if it has several, none, or one that its name says ("a red apple")."""
     hues = []
-    for cutout, name in zip(rgba.float() / 255, names, strict=True):
-        alpha = cutout[3]
-        picture = cutout[:3] / alpha.clamp(min=1e-3)
-        hue, share = dominant(picture[None].clamp(0, 1), (alpha > 0.5).float()[None])
-        named = any(word in COLOURS for word in name.split())
-        hues.append(float("nan") if named or share < ONE_COLOUR else float(hue))
-    return torch.tensor(hues)
+    for part in torch.split(rgba, 64):
+        cutouts = part.float() / 255
+        alpha = cutouts[:, 3]
+        pictures = cutouts[:, :3] / alpha[:, None].clamp(min=1e-3)
+        hue, share = dominant(pictures.clamp(0, 1), (alpha > 0.5).float())
+        hues.append(torch.where(share < ONE_COLOUR, torch.nan, hue))
+    named = torch.tensor([any(word in COLOURS for word in name.split()) for name in names])
+    return torch.where(named, torch.nan, torch.cat(hues))
 
 
 def load_scenery(data: Path, *, held_out: bool, short_side: int = 512) -> list[np.ndarray]:
@@ -166,8 +168,8 @@ def load_scenery(data: Path, *, held_out: bool, short_side: int = 512) -> list[n
     return pictures
 
 
-def load_photographs(data: Path, *, held_out: bool, every: int = 1) -> np.ndarray:
-    """Photographs of fruit, vegetables and clothes: n PHOTO_SIDE PHOTO_SIDE 3, uint8, centre-cropped.
+def load_photographs(data: Path, *, held_out: bool, every: int = 1, side: int = 192) -> np.ndarray:
+    """Photographs of fruit, vegetables and clothes: n side side 3, uint8, centre-cropped.
 
     Nine in ten are for training, the tenth is held out; `every` takes each n-th of them.
     """
@@ -176,8 +178,8 @@ def load_photographs(data: Path, *, held_out: bool, every: int = 1) -> np.ndarra
         pictures = (picture for _, picture, _ in samples(data / tar))
         mine = (picture for number, picture in enumerate(pictures) if (number % 10 == 9) == held_out)
         for picture in itertools.islice(mine, 0, None, every):
-            side = min(picture.size)
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            square = picture.convert("RGB").crop((left, top, left + side, top + side))
-            kept.append(np.asarray(square.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)))
+            short = min(picture.size)
+            left, top = (picture.width - short) // 2, (picture.height - short) // 2
+            square = picture.convert("RGB").crop((left, top, left + short, top + short))
+            kept.append(np.asarray(square.resize((side, side), Image.Resampling.LANCZOS)))
     return np.stack(kept)

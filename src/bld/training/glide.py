@@ -139,7 +139,7 @@ def _train(
     samples = r.samples // 3 if upsampler else r.samples
     run = Run(
         folder, f"glide_{part}", {part: unet}, generator, samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline,
+        limits=recipe.limits,
     )  # fmt: skip
     ring = PictureRing(compositor, unet.shape.side, reuse=r.reuse, kept=r.kept, generator=generator)
 

@@ -63,7 +63,7 @@ def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folde
     judge = build(names, r.side).to(torch.get_default_device())
     run = Run(
         folder, "judge", {"judge": judge}, generator, r.samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline,
+        limits=recipe.limits,
     )  # fmt: skip
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast
 from torch import nn
+
+from bld.reconstruct import has_bfloat16
+from bld.training.limits import NO_LIMITS, Limits
 
 SECONDS_BETWEEN_CHECKPOINTS = 180
 STEPS_BETWEEN_LOGS = 100
@@ -35,8 +39,9 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def half_precision() -> torch.autocast:
-    """bfloat16 where it is safe, on the device that the training runs on."""
-    return torch.autocast(torch.get_default_device().type, torch.bfloat16)
+    """bfloat16 where it is safe, on the device that the training runs on, if that computes in it itself."""
+    device = torch.get_default_device()
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
 def rate(done: float, *, warmup: float, decay_from: float = 0.3) -> float:
@@ -91,8 +96,8 @@ class Run:
     samples: int
     batch: int
     learning_rate: float
+    limits: Limits = NO_LIMITS
     warmup: float = 0.02
-    deadline: float = math.inf  # of time.monotonic()
 
     def __post_init__(self) -> None:
         self.accelerator = Accelerator(cpu=on_cpu())
@@ -110,7 +115,7 @@ class Run:
             fused=True,
         )
         self.averages = {k: Average(m) for k, m in self.modules.items()}
-        self.done = 0
+        self.done, self.seconds = 0, 0.0  # samples, and the time that they took
         self.checkpoint = self.folder / f"{self.name}.pt"
         if self.checkpoint.exists():
             self.load()
@@ -118,6 +123,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         return {
             "done": self.done,
+            "seconds": self.seconds,
             "modules": {k: m.state_dict() for k, m in self.modules.items()},
             "averages": {k: a.weights for k, a in self.averages.items()},
             "optimizer": self.optimizer.state_dict(),
@@ -143,8 +149,8 @@ class Run:
         temporary.replace(self.checkpoint)
 
     def load(self) -> None:
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        self.done = state["done"]
+        state = torch.load(self.checkpoint, map_location=torch.get_default_device(), weights_only=True)
+        self.done, self.seconds = state["done"], state["seconds"]
         for key, module in self.modules.items():
             module.load_state_dict(state["modules"][key])
             self.averages[key].weights = state["averages"][key]
@@ -154,13 +160,32 @@ class Run:
         else:  # draws that it has not made yet
             self.generator.manual_seed(self.generator.initial_seed() + self.done)
 
+    @property
+    def share(self) -> float:
+        """How much of the run is over, by its samples or by its time, whichever is further."""
+        return max(self.done / self.samples, self.seconds / self.limits.within)
+
+    def clock(self, seconds: float) -> tuple[float, bool]:
+        """The seconds of the run and whether its deadline is over: of all processes the first one's, or one
+        would wait for gradients of others that have stopped.
+        """
+        late = time.monotonic() > self.limits.deadline
+        if self.accelerator.num_processes == 1:
+            return seconds, late
+        told = torch.tensor([seconds, float(late)], device=self.accelerator.device)
+        seconds, over = broadcast(told).tolist()
+        return seconds, bool(over)
+
     def train(self, step: Callable[[], torch.Tensor]) -> None:
-        """Run until `samples` are done. Raises OutOfTime, with the checkpoint written, at the deadline."""
+        """Run until `samples` are done, or the time is over that the run may take.
+
+        Raises OutOfTime, with the checkpoint written, at the deadline.
+        """
         objective = self.accelerator.prepare_model(Objective(self.modules, step))
-        started, saved = time.monotonic(), time.monotonic()
+        before, started, saved = self.seconds, time.monotonic(), time.monotonic()
         losses: list[torch.Tensor] = []
-        while self.done < self.samples:
-            factor = rate(self.done / self.samples, warmup=self.warmup)
+        while self.share < 1:
+            factor = rate(self.share, warmup=self.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * max(factor, 1e-3)
             loss = objective()
@@ -170,18 +195,19 @@ class Run:
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.done += self.batch * self.accelerator.num_processes
+            self.seconds, late = self.clock(before + time.monotonic() - started)
             number = self.done // (self.batch * self.accelerator.num_processes)
             if number % STEPS_BETWEEN_AVERAGES == 0:
                 for average in self.averages.values():
                     average.update(number // STEPS_BETWEEN_AVERAGES)
             losses.append(loss.detach())
             if number % STEPS_BETWEEN_LOGS == 0:
-                self.log(losses, factor, time.monotonic() - started)
+                self.log(losses, factor, self.seconds)
                 losses = []
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self.save()
                 saved = time.monotonic()
-            if time.monotonic() > self.deadline:
+            if late:
                 self.save()
                 raise OutOfTime(f"{self.name}: {self.done} of {self.samples} samples")
         self.save()

@@ -31,7 +31,7 @@ def train(recipe: Recipe, compositor: Compositor, folder: Path) -> None:
     unet = UNet(shape(r)).to(torch.get_default_device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run(
         folder, "pixels", {"pixels": unet}, generator, r.samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline,
+        limits=recipe.limits,
     )  # fmt: skip
     ring = PictureRing(compositor, r.side, reuse=r.reuse, kept=r.kept, generator=generator)
 

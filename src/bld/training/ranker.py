@@ -148,7 +148,7 @@ def train(
     every = torch.cat([torch.arange(len(names)), torch.tensor([-1])])  # each name, and the empty scene
     run = Run(
         folder, "ranker", {"ranker": clip}, generator, r.samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline,
+        limits=recipe.limits,
     )  # fmt: skip
 
     bank = PictureBank(vae, compositor, r.bank)
@@ -163,6 +163,8 @@ def train(
     def similarities(image: torch.Tensor, choices: Choices) -> torch.Tensor:
         """Of each picture with one caption of each choice, b t."""
         ids = words.ids[words.draw(words.subject(choices.name, choices.colour), generator)]
+        longest = int((ids != tokenizer.eos_token_id).sum(1).max()) + 1  # what follows the end is not read
+        ids = ids[:, :longest]
         seen: Any = clip(input_ids=ids, pixel_values=(image - MEAN) / STD, return_dict=True)
         logits: torch.Tensor = seen.logits_per_image
         return logits
@@ -171,18 +173,21 @@ def train(
         if run.done // r.batch % r.reuse == 0:
             bank.refill(r.batch, generator)
         image, name, colour = batch()
+        others = every[torch.randperm(len(every), generator=generator)[: r.rivals]]
+        shown = torch.unique(torch.cat([name, others]))
         given = colour >= 0  # of those, the colour itself and another one
         shift = torch.randint(1, len(COLOURS), (int(given.sum()),), generator=generator)
         choices = Choices(
-            torch.cat([every, name[given], name[given]]),
-            torch.cat([-torch.ones_like(every), colour[given], (colour[given] + shift) % len(COLOURS)]),
+            torch.cat([shown, name[given], name[given]]),
+            torch.cat([-torch.ones_like(shown), colour[given], (colour[given] + shift) % len(COLOURS)]),
         )
         return choices.loss(similarities(image, choices), name, colour)
 
     run.train(step)
     run.averaged("ranker")
-    bank = PictureBank(vae, compositor, 16 * r.batch)
-    bank.refill(16 * r.batch, generator)
+    bank = PictureBank(vae, compositor, 1024)
+    for _ in range(16):
+        bank.refill(64, generator)
     plain, hits = Choices(every, -torch.ones_like(every)), []
     with torch.no_grad():
         for image, name, _ in (batch() for _ in range(16)):

@@ -1,6 +1,7 @@
 """`bld train`: one command per part, each resumable, and all of them in order."""
 
 import logging
+import math
 import shutil
 import time
 from contextlib import nullcontext
@@ -26,6 +27,7 @@ from bld.training.data import (
     load_sprites,
 )
 from bld.training.export import export, export_baselines
+from bld.training.limits import Limits
 from bld.training.loop import OutOfTime
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
@@ -81,14 +83,17 @@ class Training:
 
     def compositor(self, seed: int, *, tars: tuple[str, ...] | None = None) -> Compositor:
         """A source of composites; another seed has other background crops."""
-        scenes = load_scenery(self.data, held_out=False)
-        photographs = load_photographs(self.data, held_out=False, every=2)
         r = self.recipe
-        pool = background_pool(scenes, photographs, r.backgrounds, r.size, r.seed + seed)
-        return Compositor(load_sprites(self.data, self.names, tars or self.styles), pool)
+        with torch.device("cpu"):
+            scenes = load_scenery(self.data, held_out=False, short_side=max(512, 4 * r.size))
+            photographs = load_photographs(self.data, held_out=False, every=2, side=max(192, r.size))
+            pool = background_pool(scenes, photographs, r.backgrounds, r.size, r.seed + seed)
+            sprites = load_sprites(self.data, self.names, tars or self.styles, side=max(160, r.size))
+        return Compositor(sprites, pool)
 
     def autoencoder(self) -> None:
-        autoencoder.train(self.recipe, self.compositor(0), self.folder)
+        begin = self.start_from / "vae" if self.start_from else None
+        autoencoder.train(self.recipe, self.compositor(0), self.folder, begin)
 
     def vae(self) -> Any:
         """The autoencoder as the UNet learns on it."""
@@ -205,6 +210,7 @@ class Training:
             # Where a tensor of a training part is made without naming a device, it is made there. On a
             # CPU that is so anyway, and the context would slow every call down.
             elsewhere = name in MADE and self.device.type != "cpu"
+            torch.backends.cudnn.benchmark = elsewhere  # every batch of a part has the same size
             with self.device if elsewhere else nullcontext():
                 getattr(self, name.replace("-", "_"))()
 
@@ -219,11 +225,12 @@ def start(
     start_from: str | None = None,
     device: str = "cpu",
     minutes: float | None = None,
+    within: float | None = None,
 ) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
-    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights text-to-image
-    goes on from; `device` as in `bld edit`; after `minutes`
-    whatever trains writes its checkpoint and stops.
+    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights
+    autoencoder and text-to-image go on from; `device` as in `bld edit`; after `minutes` whatever trains writes its checkpoint
+    and stops; a part is done after `within` minutes, whatever it has seen by then.
     """
     if part not in get_args(Part):
         raise InvalidInput(f"bld train {part}: choose one of {', '.join(get_args(Part))}")
@@ -235,9 +242,16 @@ def start(
             raise InvalidInput(f"--samples goes with a part that trains, not with {part}")
         group, length = LENGTHS[part]
         chosen = replace(chosen, **{group: replace(getattr(chosen, group), **{length: samples})})
-    if minutes is not None:
-        chosen = replace(chosen, deadline=time.monotonic() + 60 * minutes)
-    if start_from is not None and part not in ("text-encoder", "text-to-image"):
-        raise InvalidInput(f"--start-from goes with text-encoder and text-to-image, not with {part}")
+    if within is not None and part not in LENGTHS:
+        raise InvalidInput(f"--within goes with a part that trains, not with {part}")
+    limits = Limits(
+        deadline=math.inf if minutes is None else time.monotonic() + 60 * minutes,
+        within=math.inf if within is None else 60 * within,
+    )
+    chosen = replace(chosen, limits=limits)
+    if start_from is not None and part not in ("autoencoder", "text-encoder", "text-to-image"):
+        raise InvalidInput(
+            f"--start-from goes with autoencoder, text-encoder and text-to-image, not with {part}"
+        )
     begin = find(start_from) if start_from else None
     Training(chosen, data, folder, begin, pick_device(device)).run(part)

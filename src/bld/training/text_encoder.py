@@ -105,7 +105,7 @@ def train(
     head = nn.Linear(r.width, patches.shape[-1]).to(torch.get_default_device())
     run = Run(
         folder, "text_encoder", {"text_encoder": encoder, "head": head}, generator, r.samples, r.batch,
-        r.learning_rate, deadline=recipe.deadline,
+        r.learning_rate, limits=recipe.limits,
     )  # fmt: skip
 
     def step() -> torch.Tensor:

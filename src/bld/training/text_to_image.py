@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ from bld.training.vocabulary import Name, styles
 
 log = logging.getLogger(__name__)
 ALIKE = 63  # latents beside its own that a picture's caption may mean
+REFILL = 32  # composites at a time, or as many as a batch has
 
 
 def build_unet(recipe: TextToImage, size: int, text_width: int) -> UNet2DConditionModel:
@@ -55,20 +57,22 @@ def noise_levels() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Timesteps:
-    """Draws timesteps: 65 % with log-SNR from N(-2, 2), 20 % from the noisiest tenth, 15 % evenly.
+    """Draws timesteps: 65 % with log-SNR from N(mean, 2), 20 % from the noisiest tenth, 15 % evenly.
 
     In the noisiest tenth (log-SNR under -6) there is but the prompt to tell a shape by; from there to 0 a
-    latent of 16x16 is decided, all but its texture. Log-SNRs are spread over each batch: one draw from each
-    of as many equal shares as it has pictures.
+    latent of 16x16 is decided, all but its texture. There the mean is -2; where an object has more cells,
+    they tell it at more noise, so the mean falls as their number grows. Log-SNRs are spread over each batch: one
+    draw from each of as many equal shares as it has pictures. side: of the latent, cells.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, side: int) -> None:
+        self.mean = -2 - math.log(max(side, 16) / 16)
         signal, sigma = noise_levels()
         self.log_snr = 2 * (signal.clamp(min=1e-4).log() - sigma.clamp(min=1e-4).log())
 
     def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
         share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        wanted = -2 + 2 * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6))
+        wanted = self.mean + 2 * torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6))
         nearest = 1000 - torch.searchsorted(self.log_snr.flip(0).contiguous(), wanted)
         even = torch.randint(1000, (batch,), generator=generator)
         kind = torch.randperm(batch, generator=generator) / batch
@@ -237,27 +241,27 @@ def train(
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").to(device).eval()
     words = Captions(names, compositor.sprites.keywords, tokenizer, styles(flat=recipe.flat))
     texts, levels = read_captions(text_encoder, words), noise_levels()
-    timesteps, balance = Timesteps(), Balance()
+    timesteps, balance = Timesteps(recipe.size // 8), Balance()
     unet = build_unet(r, recipe.size, recipe.text_encoder.width)
     unet = unet.to(device, memory_format=torch.channels_last)
     if start_from and not (folder / "text_to_image.pt").exists():
         load_weights(start_from, unet, folder / "text_encoder")
     run = Run(
         folder, "text_to_image", {"unet": unet}, generator, r.samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline,
+        limits=recipe.limits,
     )  # fmt: skip
     denoise: Any = torch.compile(unet) if r.compiled else unet
     bank = LatentBank(vae, compositor, words, r.bank)
-    while bank.drawn < min(r.bank, 4096):
-        bank.refill(32, generator)
-    owed = 0.0
+    owed, refill = 0.0, max(REFILL, r.batch)
+    while bank.drawn < min(r.bank, max(4096, r.bank // 4)):
+        bank.refill(refill, generator)
 
     def step() -> torch.Tensor:
         nonlocal owed
         owed += r.batch / r.reuse
-        if owed >= 32:
-            bank.refill(32, generator)
-            owed -= 32
+        if owed >= refill:
+            bank.refill(refill, generator)
+            owed -= refill
         z, region, subject = bank.draw(r.batch, generator)
         caption, timestep = words.draw(subject, generator), timesteps.draw(r.batch, generator)
         empty = words.ids[caption, 1] == tokenizer.eos_token_id

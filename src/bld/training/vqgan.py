@@ -75,7 +75,7 @@ def train(recipe: Recipe, compositor: Compositor, autoencoder: AutoencoderKL, fo
         fill_codebook(vqgan, compositor.draw(256, generator).image * 2 - 1, generator)
     run = Run(
         folder, "vqgan", {"vqgan": vqgan}, generator, r.samples, r.batch, r.learning_rate,
-        deadline=recipe.deadline,
+        limits=recipe.limits,
     )  # fmt: skip
 
     def step() -> torch.Tensor:
