@@ -228,9 +228,9 @@ def start(
     within: float | None = None,
 ) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
-    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights
-    autoencoder and text-to-image go on from; `device` as in `bld edit`; after `minutes` whatever trains writes its checkpoint
-    and stops; a part is done after `within` minutes, whatever it has seen by then.
+    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights autoencoder
+    and text-to-image go on from; `device` as in `bld edit`; after `minutes` whatever trains writes its
+    checkpoint and stops; a part is done after `within` minutes, whatever it has seen by then.
     """
     if part not in get_args(Part):
         raise InvalidInput(f"bld train {part}: choose one of {', '.join(get_args(Part))}")

@@ -61,8 +61,8 @@ class Timesteps:
 
     In the noisiest tenth (log-SNR under -6) there is but the prompt to tell a shape by; from there to 0 a
     latent of 16x16 is decided, all but its texture. There the mean is -2; where an object has more cells,
-    they tell it at more noise, so the mean falls as their number grows. Log-SNRs are spread over each batch: one
-    draw from each of as many equal shares as it has pictures. side: of the latent, cells.
+    they tell it at more noise, so the mean falls as their number grows. Log-SNRs are spread over each
+    batch: one draw from each of as many equal shares as it has pictures. side: of the latent, cells.
     """
 
     def __init__(self, side: int) -> None:
