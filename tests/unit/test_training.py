@@ -333,13 +333,13 @@ def test_a_run_that_may_take_so_long_ends_by_then_with_its_rate_at_nothing(tmp_p
         rates.append(of.optimizer.param_groups[0]["lr"])
         return layer(torch.randn(4, 3, generator=draws)).square().mean()
 
-    whole = run("whole", 0.4)
+    whole = run("whole", 1.5)
     whole.train(lambda: step(whole))
     assert 4 < whole.done < 10**9
     assert whole.share >= 1
     assert max(rates) > 5e-3
     assert rates[-1] < 1e-3
-    again = run("whole", 0.4)
+    again = run("whole", 1.5)
     again.train(lambda: step(again))  # what is over stays over
     assert again.done == whole.done
 
@@ -535,6 +535,8 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
         start("text-to-image", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=None)
     with pytest.raises(InvalidInput, match="--samples goes with a part that trains"):
         start("export", recipe="tiny", data=tmp_path, folder=tmp_path / "run", samples=5)
+    with pytest.raises(InvalidInput, match="its channels and latents are"):
+        start("autoencoder", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None, start_from="mini")
     with pytest.raises(InvalidInput, match="--start-from goes with autoencoder, text-encoder and"):
         start("judge", recipe="tiny", data=tmp_path, folder=tmp_path, samples=None, start_from="mini")
     with pytest.raises(InvalidInput, match="choose one of"):
