@@ -101,7 +101,7 @@ def test_two_hundred_requests_of_sixteen_clients(model: Path, tmp_path: Path) ->
         watcher.join()
         after = memory(url)
     accepted = [(seed, answer) for seed, answer in zip(seeds, answers, strict=True) if answer != 429]
-    assert len(accepted) >= 16, "the queue alone holds half of that"
+    assert len(accepted) >= 8, "the queue alone holds that many"
     for seed, answer in accepted:
         # Another thread count, another order of summation: a level of 255 at most.
         found = pixels(base64.b64decode(answer.data[0].b64_json)).astype(int)
