@@ -161,6 +161,23 @@ def test_what_is_known_is_shown_with_one_for_keep() -> None:
 # --- PaintByWord++ ---
 
 
+@pytest.mark.parametrize("name", ["local-clip", "paintbyword"])
+def test_a_perceptual_distance_joins_the_loss_of_the_background(name: str, tiny: Path) -> None:
+    asked = []
+
+    def perceptual(outside: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        asked.append((outside.detach(), kept))
+        return 1000 * (outside - kept).abs().mean((1, 2, 3))
+
+    words = name, tiny / PARTS[name], tiny / "clip"
+    with_it, without = load_painter(*words, perceptual=perceptual), load_painter(*words)
+    assert (painted(with_it, 5) - painted(without, 5)).abs().max() > 1e-3
+    x, m = crop()
+    for outside, kept in asked:
+        assert (outside * m).abs().max() == 0
+        torch.testing.assert_close(kept, x * (1 - m))
+
+
 def test_without_a_free_cell_it_is_the_autoencoder(painter: Loader) -> None:
     one, (x, m) = painter("paintbyword"), crop()
     options = resolve(OPTIONS, steps=1, guidance_scale=1.0, shrink=False, soft_mask=False, feather=0)

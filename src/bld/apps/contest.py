@@ -13,7 +13,7 @@ from PIL import Image
 from bld.apps.contact import contact_sheet, fitted
 from bld.apps.progress import quiet_libraries, shown
 from bld.baselines.entrants import GUIDED, PAINTERS, load_painter
-from bld.baselines.painter import BaselineEditor
+from bld.baselines.painter import BaselineEditor, Perceptual
 from bld.baselines.remote import RemoteEdits
 from bld.classify import load_classifier
 from bld.editor import Editor
@@ -51,10 +51,11 @@ class Contest:
         if len(lpips) not in (0, 2):
             raise InvalidInput(f"--lpips came {len(lpips)} times: AlexNet's checkpoint, and LPIPS' heads")
         quiet_libraries()
-        self.folder, self.entry = folder, Entry(model, loading, ranker)
         judge = load_classifier(classifier, model, device=loading.device)
-        distance: Distance = Lpips(*lpips) if lpips else ClassifierDistance(judge)
-        self.judges = Judges(judge, distance)
+        perceptual = Lpips(*lpips, device=pick_device(loading.device)) if lpips else None
+        distance: Distance = perceptual or ClassifierDistance(judge)
+        self.folder, self.judges = folder, Judges(judge, distance)
+        self.entry = Entry(model, loading, ranker, perceptual)
 
     def run(
         self,
@@ -95,11 +96,12 @@ def asked_methods(methods: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Entry:
-    """How methods come in: our model, and the one ranker of all."""
+    """How methods come in: our model, the one ranker of all, and the distance in the baselines' losses."""
 
     model: str
     loading: LoadOptions
     ranker: str
+    perceptual: Perceptual | None = None
 
     def editor(self, kind: str, where: str) -> Editor:
         """Our editor, or a baseline's."""
@@ -108,7 +110,9 @@ class Entry:
         weights = Path(where).expanduser() if where else None
         device = pick_device(self.loading.device)
         clip = self._clip() if kind in GUIDED else None
-        painter = load_painter(kind, weights, clip, device=device, pickles=self.loading.allow_pickle)
+        painter = load_painter(
+            kind, weights, clip, device=device, pickles=self.loading.allow_pickle, perceptual=self.perceptual
+        )
         ranker = load_ranker(self.ranker, self.model, device=self.loading.device)
         return BaselineEditor(painter, ranker, device=device)
 

@@ -7,7 +7,7 @@ import torch
 from bld.baselines.glide import Glide
 from bld.baselines.guide import ClipGuide
 from bld.baselines.paint_by_word import PaintByWord
-from bld.baselines.painter import Painter
+from bld.baselines.painter import Painter, Perceptual
 from bld.baselines.pixels import BLENDED_DIFFUSION, LOCAL_CLIP_GUIDED, GuidedPixels, PixelDiffusion
 from bld.errors import ModelUnavailable
 
@@ -24,11 +24,13 @@ def load_painter(
     *,
     device: torch.device | str = "cpu",
     pickles: bool = False,
+    perceptual: Perceptual | None = None,
 ) -> Painter:
     """The painter of a name in PAINTERS. where: its weights, if not the small ones of the package.
 
-    guide: the folder of the CLIPModel that guides those in GUIDED; others need none. Raises ModelUnavailable
-    for weights that are not whole or are another's.
+    guide: the folder of the CLIPModel that guides those in GUIDED; others need none. perceptual: for their
+    background's loss, the squared error alone if None. Raises ModelUnavailable for weights that are not whole
+    or are another's.
     """
     where = where or _bundled(name)
     if name not in GUIDED:
@@ -41,12 +43,13 @@ def load_painter(
     clip = ClipGuide.load(guide)
     clip.clip.to(device)
     if name == "paintbyword":
-        painter = PaintByWord.load(where, clip, pickles=pickles)
+        painter = PaintByWord.load(where, clip, pickles=pickles, perceptual=perceptual)
         painter.vqgan.to(device)
         return painter
     model = PixelDiffusion.load(where, pickles=pickles)
     model.unet.to(device)
-    return GuidedPixels(model, clip, BLENDED_DIFFUSION if name == "blended-diffusion" else LOCAL_CLIP_GUIDED)
+    guidance = BLENDED_DIFFUSION if name == "blended-diffusion" else LOCAL_CLIP_GUIDED
+    return GuidedPixels(model, clip, guidance, perceptual)
 
 
 def _bundled(name: str) -> Path:

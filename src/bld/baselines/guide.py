@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bld.models.networks import loading, read_network
+from bld.reconstruct import has_bfloat16
 
 TURN, SHIFT, TILT = 15.0, 0.1, 0.35  # degrees, share of the side, share of the half side
 OFTEN = 0.7  # how likely each of the two is
@@ -46,10 +47,15 @@ class ClipGuide:
         return F.normalize(self.clip.get_text_features(**words).pooler_output)
 
     def image(self, x: torch.Tensor) -> torch.Tensor:
-        """Pictures' directions, n d, for x n 3 h w in [-1, 1]; differentiable."""
+        """Pictures' directions, n d, for x n 3 h w in [-1, 1]; differentiable.
+
+        CLIP computes in half precision where the device does, as its authors run it.
+        """
         seen = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
         seen = ((seen + 1) / 2 - self.mean.to(x)) / self.std.to(x)
-        return F.normalize(self.clip.get_image_features(pixel_values=seen).pooler_output)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=has_bfloat16(x.device)):
+            found: torch.Tensor = self.clip.get_image_features(pixel_values=seen).pooler_output
+        return F.normalize(found.float())
 
     def distance(
         self, x: torch.Tensor, text: torch.Tensor, *, augmentations: int, generator: torch.Generator

@@ -44,21 +44,21 @@ class Distance(Protocol):
         ...
 
 
-def between(a: Features, b: Features, weights: Sequence[torch.Tensor] | None = None) -> float:
-    """The sum over layers of the mean over places of the weighted squares between unit vectors.
+def between(a: Features, b: Features, weights: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    """The sum over layers of the mean over places of the weighted squares between unit vectors; n.
 
-    a, b: 1 c h w for each layer. weights: c for each layer, all of them 1/c if there are none.
+    a, b: n c h w for each layer. weights: c for each layer, all of them 1/c if there are none.
     """
-    total = 0.0
+    layers = []
     for layer, (x, y) in enumerate(zip(a, b, strict=True)):
-        squares = (_unit(x) - _unit(y)).square()[0]
-        w = torch.full((len(squares),), 1 / len(squares)) if weights is None else weights[layer]
-        total += float((squares * w[:, None, None].to(squares)).sum(0).mean())
-    return total
+        squares = (_unit(x) - _unit(y)).square()
+        w = torch.full((x.shape[1],), 1 / x.shape[1]) if weights is None else weights[layer]
+        layers.append((squares * w[:, None, None].to(squares)).sum(1).mean((1, 2)))
+    return torch.stack(layers).sum(0)
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
-    return x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    return x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt()  # where all is 0 it has a gradient too
 
 
 class ClassifierDistance:
@@ -71,15 +71,15 @@ class ClassifierDistance:
         return self.classifier.features(self.classifier.view(picture, mask))
 
     def between(self, a: Features, b: Features) -> float:
-        return between(a, b)
+        return float(between(a, b))
 
 
 class Lpips:
-    """LPIPS 0.1 on AlexNet, of the edits on black."""
+    """LPIPS 0.1 on AlexNet, of the edits on black; and of tensors, with a gradient, as a loss."""
 
     name = "LPIPS (AlexNet)"
 
-    def __init__(self, alexnet: Path, heads: Path) -> None:
+    def __init__(self, alexnet: Path, heads: Path, *, device: torch.device | str = "cpu") -> None:
         """alexnet: torchvision's checkpoint. heads: the published linear heads. Raises ModelUnavailable."""
         weights, linear = _tensors(alexnet), _tensors(heads)
         self.convolutions = nn.ModuleList()
@@ -94,12 +94,25 @@ class Lpips:
             raise ModelUnavailable(
                 f"{alexnet}, {heads}: {error} is missing; give AlexNet's and LPIPS'"
             ) from error
+        self.convolutions.to(device).requires_grad_(False)
+        self.device = torch.device(device)
+
+    def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """The distance of pictures n 3 h w from others, or from one, in [-1, 1]; n, differentiable."""
+        return between(self._activations(a), self._activations(b), self.heads).to(a.device)
 
     @torch.no_grad()
     def features(self, picture: FloatArray, mask: FloatArray) -> Features:
         masked = np.ascontiguousarray(picture * (mask > 0)[..., None], np.float32)
-        x = torch.from_numpy(masked).permute(2, 0, 1)[None] * 2 - 1
-        x = (x - torch.tensor(SHIFT).view(3, 1, 1)) / torch.tensor(SCALE).view(3, 1, 1)
+        return self._activations(torch.from_numpy(masked).permute(2, 0, 1)[None] * 2 - 1)
+
+    def between(self, a: Features, b: Features) -> float:
+        return float(between(a, b, self.heads))
+
+    def _activations(self, x: torch.Tensor) -> Features:
+        """Of every convolution, for x n 3 h w in [-1, 1]."""
+        shift, scale = (torch.tensor(of, device=self.device).view(3, 1, 1) for of in (SHIFT, SCALE))
+        x = (x.to(self.device) - shift) / scale
         found = []
         for number, convolution in enumerate(self.convolutions):
             if number in POOLED:
@@ -107,9 +120,6 @@ class Lpips:
             x = convolution(x).relu()
             found.append(x)
         return found
-
-    def between(self, a: Features, b: Features) -> float:
-        return between(a, b, self.heads)
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -165,8 +165,9 @@ def train(
         ids = words.ids[words.draw(words.subject(choices.name, choices.colour), generator)]
         longest = int((ids != tokenizer.eos_token_id).sum(1).max()) + 1  # what follows the end is not read
         ids = ids[:, :longest]
-        seen: Any = clip(input_ids=ids, pixel_values=(image - MEAN) / STD, return_dict=True)
-        logits: torch.Tensor = seen.logits_per_image
+        with half_precision():
+            seen: Any = clip(input_ids=ids, pixel_values=(image - MEAN) / STD, return_dict=True)
+        logits: torch.Tensor = seen.logits_per_image.float()
         return logits
 
     def step() -> torch.Tensor:
