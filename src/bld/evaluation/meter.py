@@ -15,12 +15,13 @@ PROCESS = Path("/proc/self")
 
 @dataclass
 class Cost:
-    """seconds: on the wall. evaluations: of the denoising network, one a sample and pass, so that guidance
-    counts two. widest: the largest batch it was given. megabytes: by which the process grew at its peak,
-    or the GPU's tensors; None where nobody says.
+    """seconds: on the wall. inside: those of them within the networks' forward passes. evaluations: of the
+    denoising network, one a sample and pass, so that guidance counts two. widest: the largest batch it was
+    given. megabytes: by which the process grew at its peak, or the GPU's tensors; None where nobody says.
     """
 
     seconds: float = 0.0
+    inside: float = 0.0
     evaluations: int = 0
     widest: int = 0
     megabytes: float | None = None
@@ -32,27 +33,49 @@ def denoiser(model: Any) -> torch.nn.Module:
     return network
 
 
+def autoencoder(model: Any) -> list[torch.nn.Module]:
+    """The networks that a model encodes and decodes with."""
+    return [model.vae.encoder, model.vae.decoder]
+
+
 @contextmanager
-def metered(network: torch.nn.Module) -> Iterator[Cost]:
-    """The cost of what happens within the block; complete when it ends."""
-    cost = Cost()
+def metered(network: torch.nn.Module, *others: torch.nn.Module) -> Iterator[Cost]:
+    """The cost of what happens within the block; complete when it ends. others: networks beside the denoiser,
+    none of which calls another of them.
+    """
+    cost, entered = Cost(), 0.0
 
     def count(_: torch.nn.Module, args: tuple[Any, ...], kinds: dict[str, Any]) -> None:
         batch = len(args[0] if args else kinds["hidden_states"])
         cost.evaluations += batch
         cost.widest = max(cost.widest, batch)
 
-    hook = network.register_forward_pre_hook(count, with_kwargs=True)
+    def enter(*_: Any) -> None:
+        nonlocal entered
+        entered = _now()
+
+    def leave(*_: Any) -> None:
+        cost.inside += _now() - entered
+
+    hooks = [network.register_forward_pre_hook(count, with_kwargs=True)]
+    for part in (network, *others):
+        hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     grown = _growth()
-    started = time.perf_counter()
+    started = _now()
     try:
         yield cost
     finally:
-        hook.remove()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        cost.seconds = time.perf_counter() - started
+        for hook in hooks:
+            hook.remove()
+        cost.seconds = _now() - started
         cost.megabytes = grown()
+
+
+def _now() -> float:
+    """Seconds of a clock, when the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _growth() -> Callable[[], float | None]:
