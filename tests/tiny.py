@@ -217,6 +217,7 @@ class GaussianModel:
     native_size = TINY_SIZE
     latent_factor = 8
     multiple = 8
+    whole = True
     guidance_scale = 1.0
     steps = 50
     spread = 0.05

@@ -159,7 +159,14 @@ def mask_box(mask: FloatArray) -> Box:
 
 
 def context_box(
-    box: Box, image_size: Size, *, native: int, multiple: int, context: float, min_context: int
+    box: Box,
+    image_size: Size,
+    *,
+    native: int,
+    multiple: int,
+    context: float,
+    min_context: int,
+    whole: bool = True,
 ) -> Crop:
     """Choose the crop to work on: around the mask's box, inside the photograph.
 
@@ -168,13 +175,13 @@ def context_box(
     remain for the surroundings, both sides together, measured at the model's resolution; less than
     native, else InvalidInput is raised.
 
-    A photograph of native x native is worked on whole. Otherwise the crop is a square, centred on
-    the box and moved to lie inside the photograph. Where the photograph is too narrow for it, the
+    A photograph of native x native is worked on whole, if `whole`. Otherwise the crop is a square, centred
+    on the box and moved to lie inside the photograph. Where the photograph is too narrow for it, the
     crop is cut to it in that direction, its shorter side becomes native and its longer side the
     nearest multiple at which shapes keep their proportions, if there is one. Up to 4 : 1, that
     is; of a longer crop the longer side becomes 4 x native, and the shorter what follows.
     """
-    if image_size == (native, native):
+    if whole and image_size == (native, native):
         return Crop(Box(0, 0, native, native), (native, native))
     if min_context >= native:
         raise InvalidInput(f"context of {min_context} pixels: expected less than the model's {native}")

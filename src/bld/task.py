@@ -92,6 +92,7 @@ def check(
         multiple=model.multiple,
         context=options.context,
         min_context=options.context_pixels,
+        whole=model.whole,
     )
     factor = model.latent_factor
     grid = (crop.size[0] // factor, crop.size[1] // factor)

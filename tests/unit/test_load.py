@@ -237,6 +237,12 @@ def test_a_folder_may_leave_its_guidance_scale_to_the_family(copy: Path) -> None
     assert load_model(str(copy), device="cpu").guidance_scale == 7.5  # Stable Diffusion's own
 
 
+def test_a_folder_says_whether_a_photograph_of_its_size_is_worked_on_whole(copy: Path) -> None:
+    assert not load_model(str(copy), device="cpu").whole
+    edit_json(copy / "model_index.json", lambda index: index.pop("_bld_whole"))
+    assert load_model(str(copy), device="cpu").whole
+
+
 # --- device and precision ---
 
 

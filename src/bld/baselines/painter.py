@@ -75,6 +75,7 @@ class Canvas:
     """A painter as the editor sees a model: its latents are the pixels."""
 
     latent_factor = 1
+    whole = True
 
     def __init__(self, painter: Painter) -> None:
         self.name, self.revision = painter.name, painter.revision

@@ -69,6 +69,7 @@ class LatentModel(Protocol):
     native_size: int  # side of the pictures it was trained on, px
     latent_factor: int  # pixels per latent cell, along one side
     multiple: int  # sides of a picture must divide by this, px
+    whole: bool  # whether a photograph of its native size is worked on whole, not in a crop as others are
     guidance_scale: float  # the value it is at its best with
     steps: int  # likewise
 

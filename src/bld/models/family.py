@@ -36,6 +36,7 @@ class Family(ABC):
     half: ClassVar[torch.dtype] = torch.float16  # the precision it runs in on a GPU
     guidance_scale: float
     steps = 50
+    whole = True
     multiple: int
     native_size: int
     scheduler: dict[str, Any]  # its configuration

@@ -117,6 +117,7 @@ class UNetModel(UNetFamily):
         super().__init__(folder, **loading)
         self.guidance_scale = float(self.index.get("_bld_guidance_scale", self.guidance_scale))
         self.steps = int(self.index.get("_bld_steps", self.steps))
+        self.whole = bool(self.index.get("_bld_whole", self.whole))
         if self.tokenizer.model_max_length > self.text_encoder.config.max_position_embeddings:
             raise ModelUnavailable(
                 f"{folder}: cannot load its tokenizer: it does not say how long a prompt may be "

@@ -44,6 +44,7 @@ def export(run: Path, target: Path, *, guidance_scale: float, steps: int) -> Non
         "_diffusers_version": "0.42.1",
         "_bld_guidance_scale": guidance_scale,
         "_bld_steps": steps,
+        "_bld_whole": False,  # it learnt things in the middle of a picture, where a crop has its mask
         **{part: list(names) for part, names in CLASSES.items()},
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
