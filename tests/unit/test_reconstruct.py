@@ -328,7 +328,7 @@ def test_exact_steps_at_the_edge_as_far_as_tuning_alone(dtype: Any) -> None:
     steps = [np.diff(picture.pixels[4, :, 0].astype(np.int64))[3] for picture in (tuned, kept)]
     off = int(scene(dtype).photograph.pixels[4, 3, 0]) - int(tuned.pixels[4, 3, 0])
     assert abs(off) > np.iinfo(dtype).max / 10
-    assert abs(steps[1] - steps[0]) < abs(off) / 3  # the outermost pixel is faded a little already
+    assert abs(steps[1] - steps[0]) <= 1  # rounding
     np.testing.assert_array_equal(kept.pixels[:, 7], tuned.pixels[:, 7])
 
 
