@@ -295,7 +295,7 @@ def train(
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option(help="model that a new autoencoder, text-encoder or text-to-image run goes on from"),
+        typer.Option(help="model that a new run of a part goes on from; not for those of the baselines"),
     ] = None,
     device: Device = AUTO,
     minutes: Annotated[

@@ -14,8 +14,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from bld.classify import look, squared
 from bld.training.composites import Compositor
-from bld.training.crops import object_boxes
-from bld.training.loop import Run, seeded
+from bld.training.loop import Run, begin_with, half_precision, seeded
+from bld.training.pictures import PictureRing
 from bld.training.recipes import Recipe
 from bld.training.vocabulary import Name
 
@@ -51,24 +51,41 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def classify(judge: ResNetForImageClassification, image: torch.Tensor) -> torch.Tensor:
     """Logits b names+1 for pictures b 3 side side in [0, 1]."""
-    logits: torch.Tensor = judge(image * 2 - 1).logits
-    return logits
+    with half_precision():
+        logits: torch.Tensor = judge(image * 2 - 1).logits
+    return logits.float()
 
 
-def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folder: Path) -> None:
-    """Train the judge; writes `folder/judge`. Its accuracy on fresh composites is logged."""
+def train(
+    recipe: Recipe,
+    compositor: Compositor,
+    names: tuple[Name, ...],
+    folder: Path,
+    start_from: Path | None = None,
+) -> None:
+    """Train the judge; writes `folder/judge`. Its accuracy on fresh composites is logged.
+
+    `start_from` is the folder of a judge of the same recipe whose weights a fresh run begins with.
+    """
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 3)
     r = recipe.judge
     judge = build(names, r.side).to(torch.get_default_device())
+    if start_from and not (folder / "judge.pt").exists():
+        begin_with(judge, start_from)
     run = Run(
         folder, "judge", {"judge": judge}, generator, r.samples, r.batch, r.learning_rate,
         limits=recipe.limits,
     )  # fmt: skip
 
+    # The square around an object is two thirds of its picture, or more.
+    ring = PictureRing(
+        compositor, 3 * r.side // 2, reuse=r.reuse, kept=r.kept, generator=generator, mirrored=0.0
+    )
+
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
-        drawn = compositor.draw(r.batch, generator)
-        crops = look(drawn.image, squared(object_boxes(drawn, generator)), r.side)
+        drawn = ring.draw(r.batch)
+        crops = look((drawn.image + 1) / 2, squared(drawn.box), r.side)
         return augment(crops, generator), torch.where(drawn.name < 0, len(names), drawn.name)
 
     def step() -> torch.Tensor:

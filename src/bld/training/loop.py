@@ -14,6 +14,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast
 from torch import nn
 
+from bld.errors import InvalidInput
 from bld.reconstruct import has_bfloat16
 from bld.training.limits import NO_LIMITS, Limits
 
@@ -77,6 +78,21 @@ class Objective(nn.Module):
 
     def forward(self) -> torch.Tensor:
         return self.step()
+
+
+def begin_with(network: Any, folder: Path) -> None:
+    """Put the weights of a saved network of the same kind into a fresh one.
+
+    Raises InvalidInput if there is none, or if it has another shape.
+    """
+    if not (folder / "config.json").is_file():
+        raise InvalidInput(f"cannot start from {folder.parent}: it has no {folder.name}")
+    weights = type(network).from_pretrained(folder).state_dict()
+    shapes = [{name: tuple(w.shape) for name, w in part.items()} for part in (weights, network.state_dict())]
+    other = sorted(name for name, _ in set(shapes[0].items()) ^ set(shapes[1].items()))
+    if other:
+        raise InvalidInput(f"cannot start from {folder}: the recipe's {folder.name} has another {other[0]}")
+    network.load_state_dict(weights)
 
 
 @dataclass

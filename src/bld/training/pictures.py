@@ -26,9 +26,18 @@ class PictureRing:
     """
 
     def __init__(
-        self, compositor: Compositor, side: int, *, reuse: int, kept: int, generator: torch.Generator
+        self,
+        compositor: Compositor,
+        side: int,
+        *,
+        reuse: int,
+        kept: int,
+        generator: torch.Generator,
+        mirrored: float = 0.5,
     ) -> None:
+        """mirrored: the share of the pictures that are shown so."""
         self.compositor, self.side, self.reuse, self.generator = compositor, side, reuse, generator
+        self.mirrored = mirrored
         self.image = torch.zeros(kept, 3, side, side, dtype=torch.uint8)
         self.box = torch.zeros(kept, 4)
         self.facts = torch.zeros(3, kept, dtype=torch.int64)  # name, colour, flat
@@ -46,14 +55,14 @@ class PictureRing:
         self.drawn += count
 
     def draw(self, batch: int) -> Pictures:
-        """A batch of them, half of them mirrored."""
+        """A batch of them, some mirrored."""
         self.owed += batch / self.reuse
         while self.owed >= 32:
             self._refill(32)
             self.owed -= 32
         pick = torch.randint(min(self.drawn, len(self.image)), (batch,), generator=self.generator)
         image, box = self.image[pick].float() / 127.5 - 1, self.box[pick]
-        mirrored = torch.rand(batch, generator=self.generator) < 0.5
+        mirrored = torch.rand(batch, generator=self.generator) < self.mirrored
         image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
         box = torch.where(
             mirrored[:, None], torch.stack([box[:, 0], 1 - box[:, 3], box[:, 2], 1 - box[:, 1]], 1), box

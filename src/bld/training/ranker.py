@@ -19,7 +19,7 @@ from bld.training.captions import Captions
 from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
 from bld.training.crops import object_boxes
-from bld.training.loop import Run, half_precision, seeded
+from bld.training.loop import Run, begin_with, half_precision, seeded
 from bld.training.recipes import Ranker, Recipe
 from bld.training.vocabulary import FORMS, Name
 
@@ -139,12 +139,18 @@ def train(
     tokenizer: CLIPTokenizer,
     names: tuple[Name, ...],
     folder: Path,
+    start_from: Path | None = None,
 ) -> None:
-    """Train the ranker; writes `folder/ranker`. Its accuracy on fresh composites is logged."""
+    """Train the ranker; writes `folder/ranker`. Its accuracy on fresh composites is logged.
+
+    `start_from` is the folder of a ranker of the same recipe whose weights a fresh run begins with.
+    """
     torch.manual_seed(recipe.seed)
     generator = seeded(recipe.seed + 4)
     r, clip = recipe.ranker, build(recipe.ranker, tokenizer).to(torch.get_default_device())
     clip.set_attn_implementation("eager")  # of 65 places; its backward pass takes a half less on a CPU
+    if start_from and not (folder / "ranker.pt").exists():
+        begin_with(clip, start_from)
     words = Captions(names, compositor.sprites.keywords, tokenizer, (FORMS,))
     every = torch.cat([torch.arange(len(names)), torch.tensor([-1])])  # each name, and the empty scene
     run = Run(

@@ -53,6 +53,8 @@ class Judge:
     samples: int
     side: int = 64  # px
     batch: int = 64
+    kept: int = 12_288  # pictures at a time
+    reuse: int = 4  # times that each is shown, each time in other colours and softness
     learning_rate: float = 2e-3
 
 
@@ -196,7 +198,7 @@ RECIPES: dict[str, Recipe] = {
             channels=(32, 32, 64), groups=8, samples=64, layers=1, batch=8, bank=64, compiled=False
         ),
         ranker=Ranker(samples=64, batch=16, width=32, vision_layers=1, text_layers=1),
-        judge=Judge(samples=64, batch=16),
+        judge=Judge(samples=64, batch=16, kept=256),
         pixels=Pixels(samples=32, channels=8, multiples=(1, 2), groups=4, batch=8, kept=256),
         vqgan=Vqgan(samples=32, entries=32, batch=8, crop=32),
         glide=Glide(

@@ -40,6 +40,7 @@ Part = Literal[
 ALL: tuple[Part, ...] = (
     "autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet"
 )  # fmt: skip
+CONTINUED: tuple[Part, ...] = ("autoencoder", "text-encoder", "text-to-image", "ranker", "judge")
 MADE = {
     "autoencoder": "autoencoder",
     "text-encoder": "text_encoder",
@@ -114,8 +115,7 @@ class Training:
     def text_to_image(self) -> None:
         if self.start_from:
             text_to_image.check_sizes(self.recipe, self.start_from)
-            own = any((self.folder / part).is_dir() for part in ("tokenizer", "text_encoder"))
-            self.begin_with(self.start_from, "vae", *(() if own else ("tokenizer", "text_encoder")))
+            self.begin_with_words(self.start_from)
         r, vae = self.recipe, self.vae()
         self.need("text-encoder")
         text_to_image.train(r, self.compositor(7), vae, self.names, self.folder, self.start_from)
@@ -137,6 +137,11 @@ class Training:
             mine = self.folder / ("autoencoder" if part == "vae" else part)
             shutil.copytree(model / part, mine, dirs_exist_ok=True)
 
+    def begin_with_words(self, model: Path) -> None:
+        """Take the autoencoder of a model, and what reads its prompts unless the run has its own."""
+        own = any((self.folder / part).is_dir() for part in ("tokenizer", "text_encoder"))
+        self.begin_with(model, "vae", *(() if own else ("tokenizer", "text_encoder")))
+
     def need(self, part: str) -> None:
         """Raise InvalidInput unless `part` has been trained."""
         if not (self.folder / MADE[part]).is_dir():
@@ -145,12 +150,16 @@ class Training:
     def ranker(self) -> None:
         from transformers import CLIPTokenizer
 
+        if self.start_from:
+            self.begin_with_words(self.start_from)
         self.need("text-encoder")
         words = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
-        ranker.train(self.recipe, self.compositor(11), self.vae(), words, self.names, self.folder)
+        begin = self.start_from / "ranker" if self.start_from else None
+        ranker.train(self.recipe, self.compositor(11), self.vae(), words, self.names, self.folder, begin)
 
     def judge(self) -> None:
-        judge.train(self.recipe, self.compositor(13, tars=(FLUENT, NOTO)), self.names, self.folder)
+        begin = self.start_from / "judge" if self.start_from else None
+        judge.train(self.recipe, self.compositor(13, tars=(FLUENT, NOTO)), self.names, self.folder, begin)
 
     def pixels(self) -> None:
         pixels.train(self.recipe, self.compositor(17), self.folder)
@@ -230,8 +239,8 @@ def start(
     within: float | None = None,
 ) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
-    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights autoencoder
-    and text-to-image go on from; `device` as in `bld edit`; after `minutes` whatever trains writes its
+    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights the other
+    parts of CONTINUED go on from; `device` as in `bld edit`; after `minutes` whatever trains writes its
     checkpoint and stops; a part is done after `within` minutes, whatever it has seen by then.
     """
     if part not in get_args(Part):
@@ -251,9 +260,7 @@ def start(
         within=math.inf if within is None else 60 * within,
     )
     chosen = replace(chosen, limits=limits)
-    if start_from is not None and part not in ("autoencoder", "text-encoder", "text-to-image"):
-        raise InvalidInput(
-            f"--start-from goes with autoencoder, text-encoder and text-to-image, not with {part}"
-        )
+    if start_from is not None and part not in CONTINUED:
+        raise InvalidInput(f"--start-from goes with {', '.join(CONTINUED)}, not with {part}")
     begin = find(start_from) if start_from else None
     Training(chosen, data, folder, begin, pick_device(device)).run(part)
