@@ -25,7 +25,8 @@ def main() -> int:
     photograph = output / "photograph.png"
     Image.fromarray(data.coffee()).save(photograph)
     words = [
-        "edit", "--image", photograph, "--mask", MASK, "--prompt", PROMPT, "--seed", 0, "--output", output,
+        "edit", "--image", photograph, "--mask", MASK, "--prompt", PROMPT, "--seed", 0,
+        "--reconstruct", "poisson", "--output", output,
     ]  # fmt: skip
     sys.argv = ["bld", *map(str, words)]
     print(f"$ {shlex.join(sys.argv)}", flush=True)
