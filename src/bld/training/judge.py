@@ -6,6 +6,7 @@ chooses, or it would stop being a judge.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -79,22 +80,32 @@ def train(
     )  # fmt: skip
 
     # The square around an object is two thirds of its picture, or more.
-    ring = PictureRing(
-        compositor, 3 * r.side // 2, reuse=r.reuse, kept=r.kept, generator=generator, mirrored=0.0
+    fresh = partial(
+        PictureRing,
+        compositor,
+        3 * r.side // 2,
+        reuse=r.reuse,
+        kept=r.kept,
+        generator=generator,
+        mirrored=0.0,
     )
 
-    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(ring: PictureRing) -> tuple[torch.Tensor, torch.Tensor]:
         drawn = ring.draw(r.batch)
         crops = look((drawn.image + 1) / 2, squared(drawn.box), r.side)
         return augment(crops, generator), torch.where(drawn.name < 0, len(names), drawn.name)
 
+    shown = fresh()
+
     def step() -> torch.Tensor:
-        image, label = batch()
+        image, label = batch(shown)
         return F.cross_entropy(classify(judge, image), label, label_smoothing=0.1)
 
     run.train(step)
     run.averaged("judge")
+    unseen = fresh()
     with torch.no_grad():
-        hits = [(classify(judge, x).argmax(1) == y).float().mean() for x, y in (batch() for _ in range(16))]
+        exam = (batch(unseen) for _ in range(16))
+        hits = [(classify(judge, x).argmax(1) == y).float().mean() for x, y in exam]
     log.info("judge: %.1f %% of fresh composites named right", 100 * float(torch.stack(hits).mean()))
     run.write(judge, "judge")
