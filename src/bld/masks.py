@@ -166,7 +166,7 @@ def context_box(
     multiple: int,
     context: float,
     min_context: int,
-    whole: bool = True,
+    whole: bool,
 ) -> Crop:
     """Choose the crop to work on: around the mask's box, inside the photograph.
 

@@ -182,11 +182,8 @@ def exact(scene: Scene, made: Array) -> Array:
         return made
     residual = original.astype(np.float64) - made
     distance, nearest = distance_transform_edt(inside, return_indices=True)
-    t = (
-        ((distance - 1) / scene.options.feather).clip(0, 1)
-        if scene.options.feather
-        else np.ones_like(distance)
-    )
+    feather = scene.options.feather
+    t = np.minimum((distance - 1) / feather, 1) if feather else np.ones_like(distance)
     faded = (1 - scene.mask[scene.box.slices] * t * t * (3 - 2 * t))[..., None]
     joined = np.rint(made + faded * residual[tuple(nearest)]).clip(0, np.iinfo(original.dtype).max)
     return np.where(inside[..., None], joined.astype(original.dtype), original)

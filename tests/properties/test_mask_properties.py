@@ -133,14 +133,21 @@ def boxes_in_images(draw: st.DrawFn) -> tuple[Box, tuple[int, int]]:
     st.sampled_from([(64, 8), (128, 8), (128, 32), (512, 64)]),
     st.floats(1, 2.5),
     st.integers(0, 32),
+    st.booleans(),
 )
 def test_the_crop_contains_the_mask_and_lies_inside(
-    placed: tuple[Box, tuple[int, int]], model: tuple[int, int], context: float, least: int
+    placed: tuple[Box, tuple[int, int]], model: tuple[int, int], context: float, least: int, whole: bool
 ) -> None:
     box, (height, width) = placed
     native, multiple = model
     crop, size = context_box(
-        box, (height, width), native=native, multiple=multiple, context=context, min_context=least
+        box,
+        (height, width),
+        native=native,
+        multiple=multiple,
+        context=context,
+        min_context=least,
+        whole=whole,
     )
     assert all(type(number) is int for number in (*crop, *size))
     assert 0 <= crop.top <= box.top
@@ -163,10 +170,12 @@ def test_where_the_square_fits_it_has_the_context_asked_for(
 ) -> None:
     box, image_size = placed
     native, least, context = 128, 32, 1.2
-    crop, size = context_box(box, image_size, native=native, multiple=8, context=context, min_context=least)
+    crop, size = context_box(
+        box, image_size, native=native, multiple=8, context=context, min_context=least, whole=False
+    )
     longest = max(box.height, box.width)
     side = max(context * longest, longest * native / (native - least))
-    if image_size != (native, native) and min(image_size) >= side + 1:
+    if min(image_size) >= side + 1:
         assert crop.height == crop.width
         assert side - 1e-6 <= crop.height < side + 1
         assert (crop.height - longest) * size[0] / crop.height >= least - 1e-6

@@ -202,7 +202,9 @@ def test_mask_box() -> None:
     ],
 )  # fmt: skip
 def test_context_box(image: tuple[int, int], box: Box, native: int, multiple: int, crop: Crop) -> None:
-    chosen = context_box(box, image, native=native, multiple=multiple, context=1.2, min_context=32)
+    chosen = context_box(
+        box, image, native=native, multiple=multiple, context=1.2, min_context=32, whole=True
+    )
     assert chosen == crop
 
 
@@ -215,7 +217,9 @@ def test_a_model_that_does_not_work_on_the_whole_gets_a_crop_of_its_own_size_too
 
 def test_a_context_that_leaves_no_room_is_refused() -> None:
     with pytest.raises(InvalidInput, match="less than the model's 128"):
-        context_box(Box(0, 0, 9, 9), (500, 500), native=128, multiple=8, context=1.2, min_context=128)
+        context_box(
+            Box(0, 0, 9, 9), (500, 500), native=128, multiple=8, context=1.2, min_context=128, whole=True
+        )
 
 
 # --- feathering ---

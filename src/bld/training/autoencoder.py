@@ -1,6 +1,5 @@
 """The autoencoder of the bundled model: an f8 AutoencoderKL, trained from nothing."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -8,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from bld.errors import InvalidInput
 from bld.training.composites import Compositor
-from bld.training.loop import Run, half_precision, psnr, seeded
+from bld.training.loop import Run, begin_with, half_precision, psnr, seeded
 from bld.training.recipes import Autoencoder, Recipe
 
 log = logging.getLogger(__name__)
@@ -30,22 +28,6 @@ def build(recipe: Autoencoder, size: int) -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * depth,
         up_block_types=("UpDecoderBlock2D",) * depth,
     )
-
-
-def check_sizes(recipe: Recipe, folder: Path) -> None:
-    """Raise InvalidInput unless `folder` holds an autoencoder whose layers have the recipe's sizes."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = tuple(config["block_out_channels"]), config["latent_channels"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput(
-            f"cannot start from {folder}: not the folder of an autoencoder ({error})"
-        ) from error
-    wanted = recipe.autoencoder.channels, 4
-    if found != wanted:
-        raise InvalidInput(
-            f"cannot start from {folder}: its channels and latents are {found}, the recipe's {wanted}"
-        )
 
 
 def crops(
@@ -136,7 +118,7 @@ def train(
     r = recipe.autoencoder
     vae = build(r, recipe.size).to(torch.get_default_device(), memory_format=torch.channels_last)
     if start_from and not (folder / "autoencoder.pt").exists():
-        vae.load_state_dict(AutoencoderKL.from_pretrained(start_from).state_dict())
+        begin_with(vae, start_from)
     run = Run(
         folder, "autoencoder", {"vae": vae}, generator, r.samples, r.batch, r.learning_rate,
         limits=recipe.limits,

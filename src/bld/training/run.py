@@ -94,8 +94,6 @@ class Training:
 
     def autoencoder(self) -> None:
         begin = self.start_from / "vae" if self.start_from else None
-        if begin:
-            autoencoder.check_sizes(self.recipe, begin)
         autoencoder.train(self.recipe, self.compositor(0), self.folder, begin)
 
     def vae(self) -> Any:
