@@ -120,7 +120,14 @@ def limited() -> Iterator[Path]:
     except OSError as error:
         pytest.skip(f"limiting memory is not permitted: {error}")
     yield group
-    group.rmdir()
+    end = time.monotonic() + 30
+    while True:  # the kernel may still be taking leave of what it killed
+        try:
+            return group.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -26,3 +26,4 @@ def step() -> torch.Tensor:
 run.train(step)
 facts = {"weights": layer.weight.tolist(), "first_draw": seen[0], "done": run.done}
 (folder / f"{run.accelerator.process_index}.json").write_text(json.dumps(facts))
+loop.leave_group()

@@ -39,6 +39,16 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator(torch.get_default_device()).manual_seed(seed + 1_000_003 * rank)
 
 
+def leave_group() -> None:
+    """Part from the other processes, if there are any, when all have come so far.
+
+    One that ended with its connections open could abort another.
+    """
+    state = PartialState(cpu=on_cpu())
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
 def half_precision() -> torch.autocast:
     """bfloat16 where it is safe, on the device that the training runs on, if that computes in it itself."""
     device = torch.get_default_device()

@@ -28,7 +28,7 @@ from bld.training.data import (
 )
 from bld.training.export import export, export_baselines
 from bld.training.limits import Limits
-from bld.training.loop import OutOfTime
+from bld.training.loop import OutOfTime, leave_group
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
@@ -208,6 +208,7 @@ class Training:
             log.info("%s: out of time; the same command goes on from there", stopped)
         finally:
             torch.set_flush_denormal(False)
+        leave_group()
 
     def _run(self, part: Part) -> None:
         for name in ALL if part == "all" else (part,):
