@@ -18,7 +18,7 @@ from bld.classify import label_index, likeliest, load_classifier
 from bld.fidelity import LUMA, seam_score
 from bld.images import from_tensor
 from bld.models.base import Trajectory
-from bld.training.sheet import random_mask
+from bld.training.sheet import drawn_mask
 
 
 def fixed(
@@ -42,7 +42,7 @@ def main() -> None:
     given = parser.parse_args()
     editor, judge = Editor.from_pretrained(given.model), load_classifier("auto", given.model)
     found: dict[str, list[tuple[float, float, float]]] = {"fresh": [], "fixed": []}
-    for seed, case in enumerate(cases(given.data, given.cases, random_mask)):
+    for seed, case in enumerate(cases(given.data, given.cases, drawn_mask)):
         task = checked(editor.model, case, seed=seed)
         masks, x = task.m_latent(task.options.steps), from_tensor(task.x())[0]
         seeds = [seed * given.candidates + i for i in range(given.candidates)]

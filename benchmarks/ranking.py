@@ -15,7 +15,7 @@ from bld import Editor
 from bld.classify import label_index, load_classifier
 from bld.options import RankBy
 from bld.rank import rank
-from bld.training.sheet import random_mask
+from bld.training.sheet import drawn_mask
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     editor, judge = Editor.from_pretrained(given.model), load_classifier("auto", given.model)
     assert editor.ranker is not None
     fifths: dict[RankBy, list[list[float]]] = {by: [] for by in get_args(RankBy)}
-    for number, case in enumerate(cases(given.data, given.cases, random_mask)):
+    for number, case in enumerate(cases(given.data, given.cases, drawn_mask)):
         task = checked(editor.model, case, seed=number, steps=given.steps)
         masks, seeds = task.m_latent(given.steps), [1000 * number + i for i in range(given.candidates)]
         pictures = []

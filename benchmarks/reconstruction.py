@@ -21,7 +21,7 @@ from bld.images import Photograph
 from bld.options import Reconstruction
 from bld.reconstruct import WAYS
 from bld.training.data import load_photographs
-from bld.training.sheet import random_mask
+from bld.training.sheet import drawn_mask
 from bld.training.vocabulary import vocabulary
 
 
@@ -35,7 +35,7 @@ def measure(
     rows = []
     for number, i in enumerate(rng.permutation(len(photographs))[:count]):
         photograph = cv2.resize(photographs[i], (side, side), interpolation=cv2.INTER_AREA)
-        mask = random_mask(side, rng)
+        mask = drawn_mask(side, rng)
         prompt = names[rng.integers(len(names))].phrase()
         asked = EditOptions(candidates=1, seed=number, steps=20, **options)
         edit = editor.edit(photograph, mask, prompt, options=asked)

@@ -21,6 +21,7 @@ SHRINK_SIDE = 32  # the latent side that the paper gives them for
 THIN_CELLS = 2  # on that side
 OUTLINE = 2  # px, how far antialiasing reaches on either side of an edge
 MAX_ASPECT = 4  # of the size that a model works at
+SMALLEST, LARGEST = 1 / 5, 1 / 2  # sides of the paper's masks, as shares of the photograph's
 
 
 class Box(NamedTuple):
@@ -52,6 +53,13 @@ class Crop(NamedTuple):
 
     box: Box
     size: Size
+
+
+def random_rectangle(size: Size, rng: np.random.Generator) -> Box:
+    """A rectangle anywhere in a picture, its sides uniform in [dim/5, dim/2]: the masks of section 5.1."""
+    height, width = (round(side * rng.uniform(SMALLEST, LARGEST)) for side in size)
+    top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
+    return Box(top, left, max(1, height), max(1, width))
 
 
 def invert(mask: FloatArray) -> FloatArray:

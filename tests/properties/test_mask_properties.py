@@ -19,6 +19,7 @@ from bld.masks import (
     is_thin,
     latent_mask,
     mask_box,
+    random_rectangle,
     shrink_schedule,
     soft_schedule,
 )
@@ -250,3 +251,12 @@ def test_soft_masks_grow_from_their_white_to_all_that_is_not_black(
 def test_a_hard_mask_is_its_own_soft_schedule(mask: FloatArray, steps: int) -> None:
     for m in soft_schedule(mask, (6, 6), steps):
         np.testing.assert_array_equal(m, latent_mask(mask, (6, 6)))
+
+
+@given(st.integers(10, 2000), st.integers(10, 2000), st.integers(0, 99))
+def test_rectangles_are_as_the_paper_draws_them(height: int, width: int, seed: int) -> None:
+    box = random_rectangle((height, width), np.random.default_rng(seed))
+    for side, length in ((height, box.height), (width, box.width)):
+        assert side / 5 - 1 <= length <= side / 2 + 1
+    assert 0 <= box.top <= box.bottom <= height
+    assert 0 <= box.left <= box.right <= width

@@ -25,7 +25,7 @@ from bld.evaluation import metrics, ranking, report
 from bld.evaluation.distance import ALEXNET, POOLED, SCALE, SHIFT, ClassifierDistance, Lpips, between
 from bld.evaluation.methods import ByEditor, Folder, Function
 from bld.evaluation.run import Judges, measured, rows, run, settle
-from bld.evaluation.suite import Case, Suite, build, mini, read_labels, rectangle
+from bld.evaluation.suite import Case, Suite, build, mini, read_labels
 from bld.evaluation.timing import parameters, timed
 from bld.images import Photograph, save_png
 from bld.masks import Box
@@ -78,15 +78,6 @@ class Painter:
 
 
 # --- the suite ---
-
-
-@given(st.integers(10, 2000), st.integers(10, 2000), st.integers(0, 99))
-def test_rectangles_are_as_the_paper_draws_them(height: int, width: int, seed: int) -> None:
-    box = rectangle((height, width), np.random.default_rng(seed))
-    for side, length in ((height, box.height), (width, box.width)):
-        assert side / 5 - 1 <= length <= side / 2 + 1
-    assert 0 <= box.top <= box.bottom <= height
-    assert 0 <= box.left <= box.right <= width
 
 
 def test_a_suite_comes_back_as_it_was_written(suite: Suite) -> None:

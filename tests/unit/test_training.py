@@ -437,24 +437,31 @@ def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
 
     monkeypatch.setattr(run, "vocabulary", lambda: NAMES)
     run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
-    for exam, edits in (("sheet", len(NAMES)), ("colours", 4)):
+    for exam, edits, candidates in (("sheet", len(NAMES), 4), ("paper", len(NAMES), 8), ("colours", 4, 4)):
         report = json.loads((tmp_path / "run" / f"{exam}.json").read_text())
         assert report["edits"] == edits
+        assert [len(found) for _, found in report["verdicts"]] == [candidates] * edits
         assert 0 <= report["top_1"] <= report["top_5"] <= 1
         with Image.open(tmp_path / "run" / f"{exam}.png") as sheet:
             assert sheet.width > 0
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
+    model, sheets = tmp_path / "run" / "model", tmp_path / "sheets"
+    run.start("sheet", recipe="tiny", data=data, folder=sheets, samples=None, start_from=str(model))
+    reports = sorted(file.name for file in sheets.glob("*.json"))
+    assert reports == ["colours.json", "paper.json", "sheet.json"]
+    for name in reports:
+        assert (sheets / name).read_text() == (tmp_path / "run" / name).read_text()
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
-    for config in (tmp_path / "run" / "model").rglob("*.json"):
+    for config in model.rglob("*.json"):
         assert str(tmp_path) not in config.read_text(), f"{config.name} names a folder of this machine"
     image = pipeline("a ball", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
-    ranked_by_its_own_ranker(tmp_path / "run" / "model")
+    ranked_by_its_own_ranker(model)
     weights = list((tmp_path / "run" / "autoencoder").glob("*.safetensors"))
     made = weights[0].stat().st_mtime_ns
     run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
     assert weights[0].stat().st_mtime_ns == made, "a part that was done ran again"
-    goes_on(data, tmp_path / "on", tmp_path / "run" / "model")
+    goes_on(data, tmp_path / "on", model)
 
 
 def ranked_by_its_own_ranker(model: Path) -> None:

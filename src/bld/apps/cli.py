@@ -295,7 +295,7 @@ def train(
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option(help="model that a new run of a part goes on from; not for those of the baselines"),
+        typer.Option(help="model that a new run of a part goes on from, or that the sheets examine"),
     ] = None,
     device: Device = AUTO,
     minutes: Annotated[

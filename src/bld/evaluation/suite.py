@@ -16,12 +16,11 @@ import numpy as np
 
 from bld.errors import InvalidInput
 from bld.images import Photograph, open_photograph, save_png, write_text_atomic
-from bld.masks import Box, FloatArray
+from bld.masks import Box, FloatArray, random_rectangle
 from bld.options import EditOptions
 
 FORMAT = 1
 MANIFEST = "suite.json"
-SMALLEST, LARGEST = 1 / 5, 1 / 2  # sides of a rectangle, as shares of the photograph's
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def build(
         order = order or [int(i) for i in rng.permutation(len(labels))]
         label, prompt = labels[order.pop()]
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        box = rectangle(photograph.size, rng)
+        box = random_rectangle(photograph.size, rng)
         cases.append(Case(number, file.name, digest, box, prompt, label, seed * 100_000 + number * 1000))
     suite = Suite(folder, name, tuple(cases))
     suite.write()
@@ -133,13 +132,6 @@ def read_labels(path: Path) -> list[tuple[str, str]]:
     if not pairs:
         raise InvalidInput(f"{path}: no class in it; give one on each line")
     return [(label.strip(), prompt.strip() or label.strip()) for label, _, prompt in pairs]
-
-
-def rectangle(size: tuple[int, int], rng: np.random.Generator) -> Box:
-    """A rectangle anywhere inside, its sides uniform in [dim/5, dim/2] of the photograph's."""
-    height, width = (round(side * rng.uniform(SMALLEST, LARGEST)) for side in size)
-    top, left = int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1))
-    return Box(top, left, max(1, height), max(1, width))
 
 
 # --- the suite that comes with the project ---

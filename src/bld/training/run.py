@@ -6,7 +6,7 @@ import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -184,18 +184,20 @@ class Training:
         from bld.editor import Editor
         from bld.training import sheet
 
-        model = self.folder / "model"
+        model = self.start_from or self.folder / "model"
         if not (model / "judge").is_dir():
             raise InvalidInput(f"{model} is no model with a judge yet: run bld train judge and export first")
         critic = load_classifier("auto", str(model), device="cpu")
         editor, (names, colours) = Editor.from_pretrained(str(model)), self.recipe.exams
         sprites = load_sprites(self.data, self.names)
         coloured = [self.names[i] for i in sprites.name[~sprites.hue.isnan()]]
-        for name, exams in (
-            ("sheet", sheet.examine(editor, critic, self.names, self.data, count=names, seed=0)),
-            ("colours", sheet.colours(editor, coloured, self.data, count=colours, seed=1)),
+        examine = partial(sheet.examine, editor, critic, self.names, self.data, count=names, seed=0)
+        for name, exam in (
+            ("sheet", examine),
+            ("paper", partial(examine, draw_mask=sheet.paper_mask, candidates=8)),
+            ("colours", partial(sheet.colours, editor, coloured, self.data, count=colours, seed=1)),
         ):
-            shares = sheet.write(exams, self.folder, name)
+            shares = sheet.write(exam(), self.folder, name)
             log.info("%s: %s", name, ", ".join(f"{k} {100 * v:.1f} %" for k, v in shares.items()))
 
     def run(self, part: Part) -> None:
@@ -238,9 +240,10 @@ def start(
     within: float | None = None,
 ) -> None:
     """Run `part` of the named recipe. `samples` lengthens or shortens the part's training;
-    `start_from` names the model whose autoencoder the text encoder learns by, or whose weights the other
-    parts of CONTINUED go on from; `device` as in `bld edit`; after `minutes` whatever trains writes its
-    checkpoint and stops; a part is done after `within` minutes, whatever it has seen by then.
+    `start_from` names the model whose autoencoder the text encoder learns by, whose weights the other
+    parts of CONTINUED go on from, or which the sheets examine; `device` as in `bld edit`; after `minutes`
+    whatever trains writes its checkpoint and stops; a part is done after `within` minutes, whatever it has
+    seen by then.
     """
     if part not in get_args(Part):
         raise InvalidInput(f"bld train {part}: choose one of {', '.join(get_args(Part))}")
@@ -259,7 +262,7 @@ def start(
         within=math.inf if within is None else 60 * within,
     )
     chosen = replace(chosen, limits=limits)
-    if start_from is not None and part not in CONTINUED:
-        raise InvalidInput(f"--start-from goes with {', '.join(CONTINUED)}, not with {part}")
+    if start_from is not None and part not in (*CONTINUED, "sheet"):
+        raise InvalidInput(f"--start-from goes with {', '.join(CONTINUED)} and sheet, not with {part}")
     begin = find(start_from) if start_from else None
     Training(chosen, data, folder, begin, pick_device(device)).run(part)

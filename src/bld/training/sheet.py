@@ -1,10 +1,11 @@
 """The model's own exams: edits on scenes it never saw, contact sheets, and what came out of them.
 
 The judge says whether the name is there (`examine`), the picture itself whether the colour is (`colours`).
+Masks are such as one draws for an object (`drawn_mask`), or the paper's (`paper_mask`).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from PIL import Image, ImageDraw
 
 from bld.classify import Classifier, likeliest
 from bld.editor import Editor, EditResult
-from bld.masks import FloatArray
+from bld.masks import FloatArray, random_rectangle
+from bld.options import EditOptions
 from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.data import load_scenery
 from bld.training.vocabulary import Name
 
 COLUMNS, TILE = 8, 176
+DrawMask = Callable[[int, np.random.Generator], np.ndarray]  # for a side in px: h w bool
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def held_out_crops(data: Path, count: int, side: int, rng: np.random.Generator) 
     return crops
 
 
-def random_mask(size: int, rng: np.random.Generator) -> np.ndarray:
+def drawn_mask(size: int, rng: np.random.Generator) -> np.ndarray:
     """An ellipse or a rectangle somewhere inside, as one draws it for an object; h w bool.
 
     The long side is 45 to 65 % of the picture, the short one at least three quarters of it.
@@ -63,8 +66,22 @@ def random_mask(size: int, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(np.maximum(abs(u), abs(v)) <= 1)
 
 
+def paper_mask(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A rectangle of a fifth to half of each side (section 5.1 of the paper); h w bool."""
+    mask = np.zeros((size, size), bool)
+    mask[random_rectangle((size, size), rng).slices] = True
+    return mask
+
+
 def edits(
-    editor: Editor, prompts: Sequence[str], data: Path, rng: np.random.Generator, seed: int
+    editor: Editor,
+    prompts: Sequence[str],
+    data: Path,
+    rng: np.random.Generator,
+    seed: int,
+    *,
+    draw_mask: DrawMask = drawn_mask,
+    candidates: int = EditOptions.candidates,
 ) -> Iterator[tuple[np.ndarray, EditResult]]:
     """The mask and what came of it, for each prompt, with the options that an edit has by default.
 
@@ -72,8 +89,8 @@ def edits(
     """
     crops = held_out_crops(data, len(prompts), editor.model.native_size, rng)
     for number, (prompt, crop) in enumerate(zip(prompts, crops, strict=True)):
-        mask = random_mask(len(crop), rng)
-        yield mask, editor.edit(crop, mask, prompt, seed=1000 * seed + 10 * number)
+        mask = draw_mask(len(crop), rng)
+        yield mask, editor.edit(crop, mask, prompt, candidates=candidates, seed=1000 * seed + 10 * number)
 
 
 def tile(result: EditResult) -> Image.Image:
@@ -89,12 +106,15 @@ def examine(
     *,
     count: int,
     seed: int,
+    draw_mask: DrawMask = drawn_mask,
+    candidates: int = EditOptions.candidates,
 ) -> list[Exam]:
     """`count` edits with names drawn without repeats, each candidate named by the judge."""
     rng = np.random.default_rng(seed)
     chosen = [names[i] for i in rng.permutation(len(names))[:count]]
     exams = []
-    made = edits(editor, [name.phrase() for name in chosen], data, rng, seed)
+    prompts = [name.phrase() for name in chosen]
+    made = edits(editor, prompts, data, rng, seed, draw_mask=draw_mask, candidates=candidates)
     for name, (mask, result) in zip(chosen, made, strict=True):
         verdicts = [verdict(judge, c.photograph.pixels, mask) for c in result.candidates]
         exams.append(Exam(name.name, name.name, tile(result), verdicts))
