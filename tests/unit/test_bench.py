@@ -77,6 +77,13 @@ def test_the_plain_loop_draws_what_ours_draws(
         assert np.abs(theirs.astype(int) - candidate.photograph.pixels).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["diffusers", "plain"])
+def test_rivals_compute_in_the_models_precision(tiny: Path, suite: Suite, name: str) -> None:
+    editor = Editor.from_pretrained(str(tiny), device="cpu", dtype="bfloat16")
+    entered = bench.systems(editor, candidates=2, steps=2, tuned=True)
+    assert evaluations(editor, entered[name], suite) == 2 * 2 * 2
+
+
 def test_the_peak_counts_what_was_freed_again() -> None:
     with metered(torch.nn.Identity()) as cost:
         torch.ones(40_000_000).sum()

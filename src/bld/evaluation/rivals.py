@@ -36,7 +36,9 @@ class Rival:
         self.ranker, self.options, self.batch, self.tuned = ranker, options, options.candidates, tuned
 
     def sample(self, task: Task, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
-        """z_0 of every candidate, n c h w. x: 1 3 h w in [-1, 1]. m: 1 1 h w of 0 and 1."""
+        """z_0 of every candidate, n c h w. x: 1 3 h w in [-1, 1]. m: 1 1 h w of 0 and 1. All on the model's
+        device; the network computes in its own precision.
+        """
         raise NotImplementedError
 
     def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
@@ -46,18 +48,19 @@ class Rival:
             guidance_scale=self.options.guidance_scale, shrink=False, soft_mask=False,
         )  # fmt: skip
         task = check(self.model, photograph, mask, case.prompt, asked)
-        x, seen = task.x(), task.seen_mask()
-        m = torch.from_numpy((seen > 0).astype(np.float32))[None, None]
+        vae, seen = self.model.vae, task.seen_mask()
+        x = task.x().to(self.model.device)
+        m = torch.from_numpy((seen > 0).astype(np.float32))[None, None].to(x)
         with torch.no_grad():
             z_0 = self.sample(task, x, m)
-            decoded = self.model.vae.decode(z_0 / self.model.vae.config.scaling_factor).sample
+            decoded = vae.decode((z_0 / vae.config.scaling_factor).to(vae.dtype)).sample
         pictures = list(from_tensor(decoded))
         if self.ranker is not None:
             pasted = [from_tensor(x)[0] * (1 - seen[..., None]) + y * seen[..., None] for y in pictures]
             order = rank(self.ranker, pasted, seen, task.prompt, self.options.rank_by).order
             pictures, z_0 = [pictures[i] for i in order], z_0[list(order)]
         if self.tuned:
-            pictures[0] = from_tensor(tune(self.model.vae, z_0[:1], x, m))[0]
+            pictures[0] = from_tensor(tune(vae, z_0[:1].float(), x, m))[0]
         return [placed(task, picture) for picture in pictures]
 
 
@@ -98,13 +101,14 @@ class PlainLoop(Rival):
         model, scheduler = self.model, _ddim(self.model)
         scheduler.set_timesteps(task.options.steps)
         tokens = model.tokenizer(["", task.prompt], padding="max_length", return_tensors="pt").input_ids
-        texts = model.text_encoder(tokens)[0].repeat_interleave(self.batch, 0)
-        z_init = model.vae.encode(x).latent_dist.mode() * model.vae.config.scaling_factor
-        m_latent = torch.nn.functional.adaptive_max_pool2d(m, z_init.shape[-2:])
+        texts = model.text_encoder(tokens.to(x.device))[0].repeat_interleave(self.batch, 0)
+        latents = model.vae.encode(x.to(model.vae.dtype)).latent_dist
+        z_init = (latents.mode() * model.vae.config.scaling_factor).to(model.dtype)
+        m_latent = torch.nn.functional.adaptive_max_pool2d(m, z_init.shape[-2:]).to(z_init)
         generators = [torch.Generator().manual_seed(seed) for seed in task.seeds]
 
         def noised(t: torch.Tensor) -> torch.Tensor:
-            eps = torch.cat([torch.randn(z_init.shape, generator=g) for g in generators])
+            eps = torch.cat([torch.randn(z_init.shape, generator=g) for g in generators]).to(z_init)
             noisy: torch.Tensor = scheduler.add_noise(z_init.expand_as(eps), eps, t[None])
             return noisy
 
