@@ -19,6 +19,7 @@ from bld.baselines.unet import UNet
 from bld.errors import ModelUnavailable
 from bld.evaluation.methods import baseline_options
 from bld.evaluation.timing import parameters
+from bld.models.load import BUNDLED
 from bld.options import resolve
 from bld.rank import load_ranker
 from tests.baselines import PIXELS, SIDE, filled, tiny_baselines
@@ -97,13 +98,20 @@ def test_a_candidate_does_not_depend_on_its_neighbours(name: str, painter: Loade
 def test_their_own_batches_and_backgrounds(painter: Loader) -> None:
     """Those of the paper, section 5.1; no more than asked for, and none of our own steps and guidance."""
     ours = EditOptions(candidates=24, steps=50, guidance_scale=7.0, reconstruct="poisson", seed=1)
-    own = {name: baseline_options(painter(name), ours, most=None, steps=None) for name in PAINTERS}
+    own = {name: baseline_options(painter(name), ours, candidates=None, steps=None) for name in PAINTERS}
     assert [own[name].candidates for name in PAINTERS] == [64, 64, 1, 24, 24]
     assert [own[name].reconstruct for name in PAINTERS] == ["stitch", "none", "none", "stitch", "stitch"]
     assert {(o.steps, o.guidance_scale, o.seed) for o in own.values()} == {(None, None, 1)}
     assert [painter(name).steps for name in PAINTERS] == [100, 100, 500, 100, 100]
-    few = [baseline_options(painter(name), ours, most=8, steps=9) for name in PAINTERS]
+    few = [baseline_options(painter(name), ours, candidates=8, steps=9) for name in PAINTERS]
     assert [(o.candidates, o.steps) for o in few] == [(8, 9), (8, 9), (1, 9), (8, 9), (8, 9)]
+
+
+def test_small_weights_make_less() -> None:
+    """Of what their authors would, so that the comparison is done in hours."""
+    small = [load_painter(name, None, BUNDLED / "mini" / "ranker") for name in PAINTERS]
+    assert [painter.candidates for painter in small] == [8, 8, 1, 8, 8]
+    assert [painter.steps for painter in small] == [100, 100, 100, 100, 100]
 
 
 def test_a_long_prompt_is_refused_by_all(painter: Loader) -> None:

@@ -64,22 +64,22 @@ class Contest:
         methods: str,
         options: EditOptions,
         *,
-        most: int | None = None,
+        candidates: int | None = None,
         steps: int | None = None,
     ) -> None:
-        """Run what is missing of every method, and write the report. most, steps: of the baselines."""
+        """Run what is missing of every method, and write the report. candidates, steps: of the baselines."""
         found = open_suite(suite_name, self.judges.classifier.labels)
         found = found.first(cases) if cases else found
         settings = {
             "suite": str(found.folder), "cases": len(found.cases), "model": self.entry.model,
             "ranker": self.entry.ranker, "classifier": self.judges.classifier.name,
             "classifier_revision": self.judges.classifier.revision, "distance": self.judges.distance.name,
-            "options": asdict(options), "baseline_candidates": most, "baseline_steps": steps,
+            "options": asdict(options), "baseline_candidates": candidates, "baseline_steps": steps,
         }  # fmt: skip
         settle(self.folder, settings)
         for asked in asked_methods(methods):
             with (
-                self.entry.method(asked, options, most=most, steps=steps) as method,
+                self.entry.method(asked, options, candidates=candidates, steps=steps) as method,
                 shown(quiet=False) as (status, progress),
             ):
                 status(method.name)
@@ -129,14 +129,14 @@ class Entry:
 
     @contextmanager
     def method(
-        self, asked: str, options: EditOptions, *, most: int | None, steps: int | None
+        self, asked: str, options: EditOptions, *, candidates: int | None, steps: int | None
     ) -> Iterator[Method]:
         """The method that a word of --methods names. Raises InvalidInput if there is none."""
         name, kind, where = parted(asked)
         if (kind == "bld" and not where) or kind in PAINTERS:
             editor = self.editor(kind, where)
             if isinstance(editor, BaselineEditor):
-                options = baseline_options(editor.painter, options, most=most, steps=steps)
+                options = baseline_options(editor.painter, options, candidates=candidates, steps=steps)
             yield ByEditor(editor, options, name)
         elif kind == "folder" and where:
             yield Folder(Path(where), name)
@@ -238,12 +238,12 @@ def time_table(
             raise InvalidInput(f"--methods {asked}: what can be timed is all, {', '.join(ALL)}")
         editor = entry.editor(kind, where)
         painter = editor.painter if isinstance(editor, BaselineEditor) else None
-        most = painter.candidates if painter else PRESETS["paper"]["candidates"]
-        batch = min(candidates or most, most) if painter else candidates or most
-        options = baseline_options(painter, EditOptions(), most=None, steps=None) if painter else None
+        options = EditOptions(candidates=candidates or PRESETS["paper"]["candidates"])
+        if painter:
+            options = baseline_options(painter, options, candidates=candidates, steps=None)
         with shown(quiet=False) as (_, progress):
             times = timing.timed(
-                editor, found, options=options, candidates=sorted({1, batch}), repeats=repeats,
+                editor, found, options=options, candidates=sorted({1, options.candidates}), repeats=repeats,
                 ways=[painter.reconstruct] if painter else ways,
                 progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
             )  # fmt: skip

@@ -104,7 +104,7 @@ def run(
 
     contest = Contest(output, model, loading, ranker=ranker, classifier=classifier, lpips=lpips or [])
     options = EditOptions(**{"candidates": PRESETS["paper"]["candidates"], **changes})
-    contest.run(suite, cases, methods, options, most=changes.get("candidates"), steps=baseline_steps)
+    contest.run(suite, cases, methods, options, candidates=changes.get("candidates"), steps=baseline_steps)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from bld.errors import ModelUnavailable
 BUNDLED = Path(__file__).parent / "mini"
 GUIDED = ("blended-diffusion", "local-clip", "paintbyword")  # by CLIP
 PAINTERS = (*GUIDED, "glide-filtered", "glide-masked")
+SMALL_BATCH, SMALL_STEPS = 8, 100  # what the small weights make at most, unless told otherwise
 PARTS = dict(zip(PAINTERS, ("pixels", "pixels", "vqgan", "glide", "glide"), strict=True))  # of bld train
 
 
@@ -26,13 +27,28 @@ def load_painter(
     pickles: bool = False,
     perceptual: Perceptual | None = None,
 ) -> Painter:
-    """The painter of a name in PAINTERS. where: its weights, if not the small ones of the package.
+    """The painter of a name in PAINTERS. where: its weights, if not the small ones of the package, which make
+    no more than SMALL_BATCH candidates in no more than SMALL_STEPS steps unless told otherwise.
 
     guide: the folder of the CLIPModel that guides those in GUIDED; others need none. perceptual: for their
     background's loss, the squared error alone if None. Raises ModelUnavailable for weights that are not whole
     or are another's.
     """
-    where = where or _bundled(name)
+    painter = _loaded(name, where or _bundled(name), guide, device, pickles, perceptual)
+    if where is None:
+        painter.candidates = min(painter.candidates, SMALL_BATCH)
+        painter.steps = min(painter.steps, SMALL_STEPS)
+    return painter
+
+
+def _loaded(
+    name: str,
+    where: Path,
+    guide: Path | None,
+    device: torch.device | str,
+    pickles: bool,
+    perceptual: Perceptual | None,
+) -> Painter:
     if name not in GUIDED:
         glide = Glide.load(where, masked=name == "glide-masked", pickles=pickles)
         glide.base.to(device)

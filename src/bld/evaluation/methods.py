@@ -109,16 +109,16 @@ def in_8_bits(photograph: Photograph) -> Picture:
 
 
 def baseline_options(
-    painter: Painter, options: EditOptions, *, most: int | None, steps: int | None
+    painter: Painter, options: EditOptions, *, candidates: int | None, steps: int | None
 ) -> EditOptions:
     """The options of a baseline beside those of our editor: the same crop and the same ranker, but its own
-    batch (most: no more than so many), steps, guidance and background.
+    batch and steps unless they are given, guidance and background. One that makes one picture makes one.
 
     Of a small picture a quarter at most is context, so that the edit has as large a part of it as of others.
     """
     return replace(
         options,
-        candidates=min(painter.candidates, most or painter.candidates),
+        candidates=candidates if candidates and painter.candidates > 1 else painter.candidates,
         steps=steps,
         guidance_scale=None,
         strength=1.0,
