@@ -23,6 +23,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "paper, 20 steps at 1e-3": {"tune_steps": 20, "tune_lr": 1e-3},
     "fast": FAST,
     "fast, last 3 blocks": {**FAST, "tune_blocks": 3},
+    "fast, all blocks": {**FAST, "tune_blocks": 100},
     "fast, exact": {**FAST, "exact": True},
 }
 

@@ -85,11 +85,11 @@ class EditOptions:
     )  # fmt: skip
     tuner: Tuner = _option(
         "paper",
-        "paper: Adam as it comes; fast: Adam with a shorter memory, in bfloat16 where the processor has it, "
-        "for fewer steps at a higher rate",
+        "paper: Adam as it comes; fast: for a dozen steps, Adam with a shorter memory, in bfloat16 where the "
+        "processor has it, which with the decoder's blocks tunes what enters the first of them",
     )
     tune_steps: int = _option(75, "steps of latents and decoder, at most", low=1, high=10_000)
-    tune_lr: float = _option(1e-4, "their learning rate (Adam)", low=1e-7, high=1)
+    tune_lr: float = _option(1e-4, "their learning rate (Adam); fast: of weights alone", low=1e-7, high=1)
     tune_weight: float = _option(
         100.0, "how much the background counts in their loss beside the edit", low=0, high=1e6
     )
@@ -259,8 +259,9 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "candidates": 4,
         "finalists": 4,
         "tuner": "fast",
-        "tune_steps": 20,
-        "tune_lr": 1e-3,
+        "tune_blocks": 4,
+        "tune_steps": 12,
+        "tune_lr": 5e-4,
     },
 }
 
