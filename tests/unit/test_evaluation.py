@@ -110,10 +110,18 @@ def test_labels_are_lines(tmp_path: Path) -> None:
 
 def test_the_mini_suite_is_the_same_wherever_it_is_built(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
-    first, second = (mini(tmp_path / name, LABELS) for name in "ab")
+    first, second = (mini("mini", tmp_path / name, LABELS) for name in "ab")
     assert first.cases == second.cases
     assert len(first.cases) == 50
-    assert mini(tmp_path / "a", []) == first, "what is there is read"
+    assert mini("mini", tmp_path / "a", []) == first, "what is there is read"
+
+
+def test_the_longer_mini_suite_begins_as_the_shorter(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    short, long = (mini(name, tmp_path / name, LABELS) for name in ("mini", "mini-200"))
+    assert len(long.cases) == 200
+    assert long.cases[:50] == short.cases
+    assert len({case.sha256 for case in long.cases}) == 200
 
 
 # --- the metrics ---

@@ -28,7 +28,6 @@ from bld.models.load import find, is_single, pick_device
 from bld.options import PRESETS, EditOptions, LoadOptions, check
 from bld.rank import RANKER_FILES, load_ranker
 
-MINI = "mini"  # the suite that comes with the project
 TILE, SHOWN = 128, 3  # px of a picture on the ranking's sheet; how many of each end
 ALL = ("bld", *PAINTERS)
 REMOTE_BATCH = 10  # what an images/edits endpoint makes at most
@@ -166,13 +165,13 @@ def parted(asked: str) -> tuple[str, str, str]:
 
 
 def open_suite(name: str, labels: tuple[str, ...]) -> Suite:
-    """The suite of a name or a path; "mini" asks for the classes of the bundled judge."""
-    if name != MINI:
+    """The suite of a name or a path; "mini" and "mini-200" ask for the classes of the bundled judge."""
+    if name not in suite.MINI_CASES:
         return Suite.read(Path(name))
     from bld.training.vocabulary import vocabulary
 
     classes = [(thing.name, thing.phrase()) for thing in vocabulary() if thing.name in labels]
-    return suite.mini(Path("runs") / "suites" / MINI, classes)
+    return suite.mini(name, Path("runs") / "suites" / name, classes)
 
 
 def _entered(folder: Path) -> list[str]:

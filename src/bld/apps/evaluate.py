@@ -36,7 +36,8 @@ def _group(context: typer.Context) -> None:
 SUITE = "mini"
 Folder = Annotated[Path, typer.Option("--output", "-o", help="folder of the run")]
 SuiteName = Annotated[
-    str, typer.Option("--suite", help="mini, or the manifest that bld eval build wrote, or its folder")
+    str,
+    typer.Option("--suite", help="mini, mini-200, or the manifest that bld eval build wrote, or its folder"),
 ]
 
 

@@ -138,20 +138,20 @@ def read_labels(path: Path) -> list[tuple[str, str]]:
 
 MINI_SOURCES = ("astronaut", "coffee", "chelsea", "rocket")  # photographs of scikit-image
 MINI_SIDE = 256  # px
-MINI_CASES = 50
+MINI_CASES = {"mini": 50, "mini-200": 200}  # the longer begins as the shorter
 
 
-def mini(folder: Path, labels: Sequence[tuple[str, str]]) -> Suite:
-    """The suite "mini", in `folder`: 50 square crops of scikit-image's photographs, built if not there.
+def mini(name: str, folder: Path, labels: Sequence[tuple[str, str]]) -> Suite:
+    """A suite of MINI_CASES, in `folder`: square crops of scikit-image's photographs, built if not there.
 
     Raises MissingExtra without scikit-image.
     """
     if (folder / MANIFEST).is_file():
         return Suite.read(folder)
-    return build(_crops(), labels, folder, name="mini")
+    return build(_crops(MINI_CASES[name]), labels, folder, name=name)
 
 
-def _crops() -> Iterable[tuple[str, Photograph]]:
+def _crops(count: int) -> Iterable[tuple[str, Photograph]]:
     """Crops of random size and place, a source after the other, scaled to MINI_SIDE."""
     import cv2
 
@@ -165,7 +165,7 @@ def _crops() -> Iterable[tuple[str, Photograph]]:
         ) from error
     rng = np.random.default_rng(1)
     sources: dict[str, Any] = {name: getattr(data, name)() for name in MINI_SOURCES}
-    for number in range(MINI_CASES):
+    for number in range(count):
         name = MINI_SOURCES[number % len(MINI_SOURCES)]
         picture = sources[name]
         side = int(rng.integers(MINI_SIDE, min(picture.shape[:2]) + 1))
