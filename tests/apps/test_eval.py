@@ -73,6 +73,8 @@ def test_every_system_of_the_paper_enters(
     names = ["bld", "blended-diffusion", "local-clip", "paintbyword", "glide-filtered", "glide-masked"]
     assert [name.removeprefix("| ") for name, _ in found] == names
     assert [count for _, count in found] == ["2", "2", "2", "1", "2", "2"]
+    with Image.open(tmp_path / "run/report.png") as sheet:  # a row for the photograph and for each
+        assert sheet.size == (4 + 132, 4 + 7 * (96 + 16 + 4))
     code, out, _ = bld("eval", "ranking", tmp_path / "run", "--method", "glide-filtered")
     assert code == 0
     assert [line.split(" | ")[0] for line in out.splitlines()[2:]] == [

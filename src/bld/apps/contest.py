@@ -28,7 +28,8 @@ from bld.models.load import find, is_single, pick_device
 from bld.options import PRESETS, EditOptions, LoadOptions, check
 from bld.rank import RANKER_FILES, load_ranker
 
-TILE, SHOWN = 128, 3  # px of a picture on the ranking's sheet; how many of each end
+TILE, COLUMNS = 128, 10  # px of a picture on a sheet; how many cases the report's shows
+SHOWN = 3  # pictures of each end on the ranking's sheet
 ALL = ("bld", *PAINTERS)
 REMOTE_BATCH = 10  # what an images/edits endpoint makes at most
 
@@ -83,7 +84,7 @@ class Contest:
             ):
                 status(method.name)
                 run(found, method, self.judges, self.folder, lambda d, t, m=method: progress(m.name, d, t))  # type: ignore[misc]
-        report.write(found, _entered(self.folder), settings, self.folder)
+        _write_report(found, settings, self.folder)
 
 
 def asked_methods(methods: str) -> list[str]:
@@ -192,8 +193,24 @@ def opened(folder: Path) -> tuple[Suite, dict[str, Any]]:
 def report_again(folder: Path) -> Path:
     """Write the report of a run from its rows; returns where it is. Raises InvalidInput for no run."""
     found, settings = opened(folder)
-    report.write(found, _entered(folder), settings, folder)
+    _write_report(found, settings, folder)
     return folder / "report.md"
+
+
+def _write_report(found: Suite, settings: dict[str, Any], folder: Path) -> None:
+    """The report, and report.png: the suite's first photographs, and below them every method's best."""
+    names, cases = _entered(folder), found.cases[:COLUMNS]
+    report.write(found, names, settings, folder)
+    sheet = [[(case.prompt, _tile(found.folder / case.photograph)) for case in cases]]
+    sheet += [
+        [(name, _tile(folder / name / f"{case.number:03d}" / "00.png")) for case in cases] for name in names
+    ]
+    save_png(folder / "report.png", np.asarray(contact_sheet(sheet)))
+
+
+def _tile(file: Path) -> Image.Image:
+    with Image.open(file) as picture:
+        return fitted(picture.convert("RGB"), TILE)
 
 
 def ranking_of(folder: Path, method: str, cases: int) -> str:
@@ -210,7 +227,7 @@ def ranking_of(folder: Path, method: str, cases: int) -> str:
     for case in found.cases[:cases]:
         top, bottom = ranking.shown(folder, method, case.number, SHOWN)
         sheet.append([
-            (f"{case.prompt}, {end} {number + 1}", fitted(Image.open(file).convert("RGB"), TILE))
+            (f"{case.prompt}, {end} {number + 1}", _tile(file))
             for end, files in (("best", top), ("worst", bottom))
             for number, file in enumerate(files)
         ])  # fmt: skip

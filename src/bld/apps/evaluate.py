@@ -113,7 +113,7 @@ def report(
     *,
     folder: Annotated[Path, typer.Argument(help="folder of a run")] = Path("runs/eval"),
 ) -> None:
-    """Write a run's report again: report.md, report.csv and report.html."""
+    """Write a run's report again: report.md, report.csv, report.html and report.png."""
     from bld.apps.contest import report_again
 
     typer.echo(report_again(folder))
