@@ -61,10 +61,7 @@ def none(scene: Scene, report: Report) -> Array:
 
 
 def stitch(scene: Scene, report: Report) -> Array:
-    """The decoder's picture inside the mask, the photograph's own pixels outside, to the byte.
-
-    The edge is feathered on the inside only.
-    """
+    """The decoder's picture inside the mask, feathered; the photograph's own pixels outside, to the byte."""
     original = scene.original
     weight = _feathered(scene)[scene.box.slices][..., None]
     mixed = np.rint(original + weight * (scene.generated(scene.decoded).astype(np.float64) - original))
@@ -124,10 +121,8 @@ def decoder(scene: Scene, report: Report) -> Array:
 
 def _values(options: EditOptions, x: torch.Tensor) -> dict[str, Any]:
     """A latent or an activation as what Adam tunes; the fast tuner's rate goes by its size."""
-    rate = (
-        FAST_RATE * float(x.detach().square().mean().sqrt()) if options.tuner == "fast" else options.tune_lr
-    )
-    return {"params": [x], "lr": rate}
+    size = float(x.detach().square().mean().sqrt())
+    return {"params": [x], "lr": FAST_RATE * size if options.tuner == "fast" else options.tune_lr}
 
 
 def tune(scene: Scene, groups: Groups, decode: Callable[[], torch.Tensor], report: Report) -> FloatArray:
@@ -178,7 +173,7 @@ def _targets(scene: Scene, x_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def _feathered(scene: Scene) -> FloatArray:
-    """The whole photograph's mask, so that one that runs past the crop has no edge at the crop's border."""
+    """The mask feathered as a whole: one that runs past the crop has no edge at the crop's border."""
     if scene.options.feather is None:
         raise ValueError("options must be resolved")
     return feather_inside(scene.mask, scene.options.feather)
