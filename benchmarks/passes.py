@@ -11,30 +11,28 @@ import time
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 from bld import EditOptions, Editor
+from bld.apps.contest import open_suite
 from bld.apps.progress import quiet_libraries
+from bld.classify import load_classifier
+from bld.evaluation.bench import Floor
 from bld.evaluation.meter import denoiser
+from bld.evaluation.methods import ByEditor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def first_pass(editor: Editor, network: torch.nn.Module, candidates: int) -> tuple[tuple[Any, ...], Any]:
-    """What the network is given first in an edit of a grey picture."""
-    passes: list[tuple[tuple[Any, ...], Any]] = []
-    hook = network.register_forward_pre_hook(
-        lambda _, args, kinds: passes.append((args, kinds)), with_kwargs=True
-    )
-    side = editor.model.native_size
-    photograph, mask = np.full((side, side, 3), 127, np.uint8), np.zeros((side, side), bool)
-    mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
-    options = EditOptions(candidates=candidates, batch_size=candidates, steps=1, seed=0)
-    editor.edit(photograph, mask, "a red apple", options=options)
-    hook.remove()
-    return passes[0]
+def first_pass(editor: Editor, candidates: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the network is given first in an edit of the suite mini."""
+    suite = open_suite("mini", load_classifier("auto", "mini").labels)
+    case, options = suite.cases[0], EditOptions(candidates=candidates, batch_size=candidates, steps=1)
+    floor = Floor(editor, ByEditor(editor, options, "pass"))
+    photograph = suite.open(case)
+    floor.edit(photograph, case.mask(photograph.size), case)
+    return floor.passes[0]
 
 
 def cast(value: Any, dtype: torch.dtype, layout: torch.memory_format) -> Any:
@@ -56,7 +54,7 @@ def main() -> None:
     quiet_libraries()
     editor = Editor.from_pretrained(given.model, ranker="none")
     network = denoiser(editor.model)
-    args, kinds = first_pass(editor, network, given.candidates)
+    args, kinds = first_pass(editor, given.candidates)
     cores = os.cpu_count() or 1
     found: dict[tuple[str, str, int], list[float]] = {}
     for _ in range(given.repeats + 1):
