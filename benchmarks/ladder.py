@@ -39,13 +39,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--dtype", default="auto", help="what the network computes in (float32 on a CPU)")
     parser.add_argument("--suite", default="mini")
     parser.add_argument("--output", type=Path, default=Path("runs/ladder"))
     parser.add_argument("--cases", type=int, default=16)
     parser.add_argument("--candidates", type=int, default=PAPER["candidates"])
     parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
     given = parser.parse_args()
-    editor, judge = Editor.from_pretrained(given.model), load_classifier("auto", given.model)
+    editor = Editor.from_pretrained(given.model, dtype=given.dtype)
+    judge = load_classifier("auto", given.model)
     suite = open_suite(given.suite, judge.labels).first(given.cases)
     entered = {
         name: ByEditor(editor, EditOptions(**{**RUNGS[name], "candidates": given.candidates}), name)

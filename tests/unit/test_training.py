@@ -351,11 +351,12 @@ def test_several_processes_train_one_model(data: Path, tmp_path: Path) -> None:
          str(Path(__file__).with_name("two_processes.py")), str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
-    assert launched.returncode == 0, launched.stderr[-2000:]
+    assert launched.returncode == 0, launched.stderr
     made = json.loads((tmp_path / "0.json").read_text()), json.loads((tmp_path / "1.json").read_text())
     assert made[0]["weights"] == made[1]["weights"]
     assert made[0]["first_draw"] != made[1]["first_draw"], "both drew the same batches"
     assert made[0]["done"] == made[1]["done"] == 80
+    assert not any("gloo" in thread for one in made for thread in one["threads"]), "it may abort at its end"
     assert (tmp_path / "line.pt").is_file()
     assert len((tmp_path / "line.csv").read_text().splitlines()) == 2
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast
 from torch import nn
@@ -42,7 +43,9 @@ def seeded(seed: int) -> torch.Generator:
 def leave_group() -> None:
     """Part from the other processes, if there are any, when all have come so far.
 
-    One that ended with its connections open could abort another.
+    One that ended with its connections open could abort another, and one that ended with the group's
+    threads running itself. They end here only if torch._dynamo, which optimisers import, was imported before
+    there was a group (torch 2.13); so this module imports it.
     """
     state = PartialState(cpu=on_cpu())
     state.wait_for_everyone()
