@@ -178,7 +178,7 @@ def sdxl(folder: Path, facts: dict[str, Any]) -> Path:
     return index(folder, "StableDiffusionXLPipeline", force_zeros_for_empty_prompt=True)
 
 
-def sd3(folder: Path, *, t5: bool = True) -> Path:
+def sd3(folder: Path, *, t5: bool = True, places: int = 16) -> Path:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
     AutoencoderKL(
@@ -193,8 +193,8 @@ def sd3(folder: Path, *, t5: bool = True) -> Path:
         t5_text(folder / "text_encoder_3", t5_tokenizer(folder / "tokenizer_3"), 64)
     SD3Transformer2DModel(
         sample_size=SIDE // 8, num_layers=2, attention_head_dim=16, num_attention_heads=2, in_channels=16,
-        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64, pos_embed_max_size=16,
-        dual_attention_layers=(0,), qk_norm="rms_norm",
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=64,
+        pos_embed_max_size=places, dual_attention_layers=(0,), qk_norm="rms_norm",
     ).save_pretrained(folder / "transformer")  # fmt: skip
     scheduler(folder, FLOW)
     missing = {} if t5 else {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}

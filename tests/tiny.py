@@ -217,6 +217,7 @@ class GaussianModel:
     native_size = TINY_SIZE
     latent_factor = 8
     multiple = 8
+    max_aspect = 4
     whole = True
     guidance_scale = 1.0
     steps = 50
@@ -240,6 +241,9 @@ class GaussianModel:
 
     def excess(self, prompt: str) -> str:
         return " ".join(prompt.split()[self.longest_prompt :])
+
+    def guides(self, guidance_scale: float) -> bool:
+        return False
 
     def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         prompts = (prompt,) if isinstance(prompt, str) else prompt

@@ -46,14 +46,17 @@ def likeliest(probabilities: FloatArray, k: int) -> list[int]:
     return [int(i) for i in np.argsort(-probabilities, kind="stable")[:k]]
 
 
-def load_classifier(name: str, model: str = "mini", *, device: str = "auto") -> Classifier:
+def load_classifier(
+    name: str, model: str = "mini", *, device: str = "auto", pickles: bool = False
+) -> Classifier:
     """The classifier of a name: "auto" is the judge in the model's folder; else a folder or a hub id of
-    an image classifier. Raises ModelUnavailable for anything else.
+    an image classifier. pickles: whether that model may have pickled weights; a classifier may not.
+    Raises ModelUnavailable for anything else.
     """
     where = pick_device(device)
     if name != "auto":
         return MaskedClassifier(find(name, FILES), name=name, device=where)
-    folder = find(model) / "judge"
+    folder = find(model, pickles=pickles) / "judge"
     if not folder.is_dir():
         raise ModelUnavailable(f"{model} has no judge of its own: name an image classifier with --classifier")
     return Judge(folder, name=f"{model}/judge", device=where)

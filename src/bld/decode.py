@@ -29,6 +29,7 @@ Source = str | Path | bytes | Image.Image | Array
 # read by starting other programs, and nobody keeps photographs in them.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _GREY_MODES = ("1", "L", "LA", "La")
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # of 255, from one level to the next
 _ORIENTATION = 0x0112  # the EXIF tag
 _PILLOW_LIMIT = threading.Lock()
 
@@ -118,7 +119,7 @@ def _from_picture(image: Image.Image, file: Path | bytes | None, max_pixels: int
     if file is not None and layout.startswith(("RGB;16", "RGBA;16", "LA;16")):
         pixels, alpha, notes = _decode_deep(file)
     else:
-        pixels, alpha, notes = _channels(image, name)
+        pixels, alpha, notes = _channels(_scaled(image, layout), name)
         if ";16" in layout and pixels.dtype == np.uint8:
             notes.append("16 bits read as 8")
     if several:
@@ -140,6 +141,16 @@ def _file_layout(image: Image.Image) -> str:
         return ""
     arguments = tiles[0][3]
     return str(arguments if isinstance(arguments, str) else (arguments or [""])[0])
+
+
+def _scaled(image: Image.Image, layout: str) -> Image.Image:
+    """A picture whose transparent level is on the scale that Pillow has put its few bits of grey on."""
+    clear = image.info.get("transparency")
+    if layout not in _GREY_STEPS or not isinstance(clear, int):
+        return image
+    scaled = image.copy()
+    scaled.info["transparency"] = clear * _GREY_STEPS[layout]
+    return scaled
 
 
 def _decode_deep(file: Path | bytes) -> Channels:

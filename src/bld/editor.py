@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from bld.masks import Crop, FloatArray
 from bld.models.base import LatentModel
 from bld.models.load import load_model
 from bld.models.memory import enough_memory
-from bld.options import TUNED, EditOptions, LoadOptions, RankBy, Reconstruction
+from bld.options import TUNED, EditOptions, LoadOptions, RankBy, Reconstruction, either
 from bld.rank import Ranker, Ranking, load_ranker, rank
 from bld.reconstruct import Scene, length, reconstruct
 from bld.sample import Dropped, batches, passes, rounds, sample
@@ -160,15 +161,16 @@ class Editor:
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, ranker: str = "auto", options: LoadOptions | None = None, **changes: Any
+        cls, name: str | Path, *, ranker: str = "auto", options: LoadOptions | None = None, **changes: Any
     ) -> Self:
         """Load a model by name, folder, file or hub id, and the model that ranks its candidates.
 
         Options come as a `LoadOptions` or one by one (device="cpu", lora=["style.safetensors:0.8"], ...).
         See `bld.models.load.load_model` and `bld.rank.load_ranker`.
         """
-        options = options or LoadOptions(**changes)
-        return cls(load_model(name, options), load_ranker(ranker, name, device=options.device))
+        loading, name = either(LoadOptions, options, changes), str(name)
+        model = load_model(name, loading)
+        return cls(model, load_ranker(ranker, name, device=loading.device, pickles=loading.allow_pickle))
 
     @enough_memory()
     def edit(
@@ -191,9 +193,7 @@ class Editor:
         progress and preview are called as it goes on; an exception that either raises ends the edit within
         a step.
         """
-        if options is not None and changes:
-            raise TypeError("give options=EditOptions(...) or single options, not both")
-        task = check(self.model, image, mask, prompt, options or EditOptions(**changes))
+        task = check(self.model, image, mask, prompt, either(EditOptions, options, changes))
         stages = Stages(progress)
         with stages.stage("encode", 1) as done:
             z_init = self._encoded(task.x())
@@ -259,7 +259,6 @@ class Editor:
         dropped: tuple[Dropped, ...] = (),
     ) -> EditResult:
         """Decode every candidate that was finished, rank them and reconstruct their backgrounds."""
-        note = f"{len(dropped)} of {task.options.candidates} candidates were dropped on the way"
         with stages.stage("decode", 1 + len(latents.seeds)) as done:
             decoded = []
             for number, z in enumerate([latents.z_init[0], *latents.z_0]):
@@ -298,9 +297,17 @@ class Editor:
             round_trip=reconstruct("none", self._scene(task, round_trip, latents.z_init)),
             latents=latents,
             dropped=dropped,
-            notes=(*task.notes, note) if dropped else task.notes,
+            notes=(*task.notes, *self._told(task.options, len(decoded), len(dropped))),
             seconds=stages.seconds,
         )
+
+    @staticmethod
+    def _told(options: EditOptions, finished: int, dropped: int) -> list[str]:
+        """What is to be said of candidates that were dropped, or were to be."""
+        if dropped:
+            return [f"{dropped} of {options.candidates} candidates were dropped on the way"]
+        kept_all = finished > (options.finalists or finished)
+        return ["no candidate was dropped: that takes a ranker, and more than one step"] * kept_all
 
     @staticmethod
     def _ways(options: EditOptions, count: int) -> list[Reconstruction]:

@@ -20,7 +20,6 @@ SHRINK_RADII = (3, 2, 1, 0)  # kernels 7x7, 5x5, 3x3 and the mask itself: sectio
 SHRINK_SIDE = 32  # the latent side that the paper gives them for
 THIN_CELLS = 2  # on that side
 OUTLINE = 2  # px, how far antialiasing reaches on either side of an edge
-MAX_ASPECT = 4  # of the size that a model works at
 SMALLEST, LARGEST = 1 / 5, 1 / 2  # sides of the paper's masks, as shares of the photograph's
 
 
@@ -175,6 +174,7 @@ def context_box(
     context: float,
     min_context: int,
     whole: bool,
+    max_aspect: int,
 ) -> Crop:
     """Choose the crop to work on: around the mask's box, inside the photograph.
 
@@ -186,8 +186,8 @@ def context_box(
     A photograph of native x native is worked on whole, if `whole`. Otherwise the crop is a square, centred
     on the box and moved to lie inside the photograph. Where the photograph is too narrow for it, the
     crop is cut to it in that direction, its shorter side becomes native and its longer side the
-    nearest multiple at which shapes keep their proportions, if there is one. Up to 4 : 1, that
-    is; of a longer crop the longer side becomes 4 x native, and the shorter what follows.
+    nearest multiple at which shapes keep their proportions, if there is one. Up to max_aspect : 1, that
+    is; of a longer crop the longer side becomes max_aspect x native, and the shorter what follows.
     """
     if whole and image_size == (native, native):
         return Crop(Box(0, 0, native, native), (native, native))
@@ -198,9 +198,11 @@ def context_box(
     side = math.ceil(wanted - 1e-9)  # 1.2 * 35 is 42, whatever the last bit says
     height, width = min(side, image_size[0]), min(side, image_size[1])
     if height <= width:
-        width, size = _long_side(height, width, box.width, image_size[1], native, multiple)
+        width, size = _long_side(height, width, box.width, image_size[1], native, multiple, max_aspect)
     else:
-        height, (across, along) = _long_side(width, height, box.height, image_size[0], native, multiple)
+        height, (across, along) = _long_side(
+            width, height, box.height, image_size[0], native, multiple, max_aspect
+        )
         size = (along, across)
     top = _centred(box.top, box.height, height, image_size[0])
     left = _centred(box.left, box.width, width, image_size[1])
@@ -255,16 +257,16 @@ def _centred(start: int, length: int, crop: int, available: int) -> int:
 
 
 def _long_side(
-    short: int, long: int, box_long: int, available: int, native: int, multiple: int
+    short: int, long: int, box_long: int, available: int, native: int, multiple: int, max_aspect: int
 ) -> tuple[int, Size]:
     """Fit a crop's long side to the sizes a model takes; returns it and the size (short, long).
 
     The side may move between the mask's box and the photograph; it stays where it is if no size in
     that range keeps proportions.
     """
-    if long > MAX_ASPECT * short:
-        across = max(1, round(MAX_ASPECT * native * short / long / multiple)) * multiple
-        return long, (across, MAX_ASPECT * native)
+    if long > max_aspect * short:
+        across = max(1, round(max_aspect * native * short / long / multiple)) * multiple
+        return long, (across, max_aspect * native)
     units = native * long / short / multiple
     for count in (round(units), math.floor(units), math.ceil(units)):
         fitting = round(count * multiple * short / native)

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from bld.errors import InvalidInput
 
@@ -24,6 +24,8 @@ Preset = Literal["paper", "fast"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 MAX_SEED = 2**63 - 1
+
+Options = TypeVar("Options")
 
 
 def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -169,6 +171,15 @@ class EditOptions:
             )
 
 
+def _listed(options: Any, *names: str) -> None:
+    """Make tuples of what may be given several times (a record gives lists). A text alone is refused."""
+    for name in names:
+        value = getattr(options, name)
+        if isinstance(value, str):
+            raise InvalidInput(f"{flag(name)} {value!r}: expected a list, such as [{value!r}]")
+        object.__setattr__(options, name, tuple(value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
     """How a model is loaded, beside its name."""
@@ -201,8 +212,7 @@ class LoadOptions:
     )
 
     def __post_init__(self) -> None:
-        for several in ("lora", "textual_inversion"):  # a record gives lists
-            object.__setattr__(self, several, tuple(getattr(self, several)))
+        _listed(self, "lora", "textual_inversion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +247,7 @@ class BatchOptions:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "allow_host", tuple(self.allow_host))
+        _listed(self, "allow_host")
         for option in dataclasses.fields(self):
             check(option.name, getattr(self, option.name), BATCH)
 
@@ -294,6 +304,13 @@ def check(name: str, value: Any, options: Mapping[str, Field[Any]] = FIELDS) -> 
     if low is not None and not low <= value <= (math.inf if high is None else high):
         span = f"at least {low}" if high is None else f"from {low} to {high}"
         raise InvalidInput(f"{flag(name)} {value}: expected {span}")
+
+
+def either(kind: type[Options], options: Options | None, changes: Mapping[str, Any]) -> Options:
+    """Options that came as one object, or one by one. Raises TypeError if they came both ways."""
+    if options is not None and changes:
+        raise TypeError(f"give options={kind.__name__}(...) or single options, not both")
+    return options or kind(**changes)
 
 
 def preset(name: Preset, **changes: Any) -> EditOptions:

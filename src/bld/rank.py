@@ -73,11 +73,11 @@ def views(picture: FloatArray, mask: FloatArray, by: RankBy) -> list[FloatArray]
     return {"masked": [masked], "crop": [boxed], "ensemble": [masked, boxed, picture]}[by]
 
 
-def load_ranker(name: str, model: str, *, device: str = "auto") -> Ranker | None:
+def load_ranker(name: str, model: str, *, device: str = "auto", pickles: bool = False) -> Ranker | None:
     """The ranker of a name: folder or hub id of a CLIP or SigLIP, "none", or "auto": the model's own.
 
-    A model without a ranker of its own has none by "auto". Raises ModelUnavailable for a name that is no
-    such model.
+    A model without a ranker of its own has none by "auto". pickles: whether the model may have pickled
+    weights; its ranker may not. Raises ModelUnavailable for a name that is no such model.
     """
     if name == "none":
         return None
@@ -85,7 +85,7 @@ def load_ranker(name: str, model: str, *, device: str = "auto") -> Ranker | None
         return CosineRanker(find(name, RANKER_FILES), name=name, device=pick_device(device))
     if is_single(model):
         return None
-    own = find(model) / "ranker"
+    own = find(model, pickles=pickles) / "ranker"
     return CosineRanker(own, name=f"{model}/ranker", device=pick_device(device)) if own.is_dir() else None
 
 
@@ -143,6 +143,7 @@ class CosineRanker:
     def score(self, picture: FloatArray, prompt: str) -> float:
         """Cosine between picture and prompt, -1 to 1. What the tokenizer does not read is cut."""
         pixels = np.rint(picture * 255).astype(np.uint8)
-        seen = self.processor(images=pixels, return_tensors="pt").pixel_values.to(self.device)
-        image = self.network.get_image_features(pixel_values=seen).pooler_output
+        # Told, for a box of 1, 3 or 4 rows could be either.
+        seen = self.processor(images=pixels, return_tensors="pt", input_data_format="channels_last")
+        image = self.network.get_image_features(pixel_values=seen.pixel_values.to(self.device)).pooler_output
         return float(torch.cosine_similarity(image, self.text(prompt)))

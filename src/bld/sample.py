@@ -6,7 +6,7 @@ same in any micro-batch, and whether or not others are dropped.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -55,7 +55,10 @@ class Running:
 
 
 def rounds(steps: int, candidates: int, finalists: int | None) -> list[Round]:
-    """Successive halving: at each of the looks the same share goes, until the finalists are left."""
+    """Successive halving: at each of the looks the same share goes, until the finalists are left.
+
+    Looks that fall on the same step are one, and where there is one step alone, nobody goes.
+    """
     if finalists is None or finalists >= candidates:
         return [Round(0, steps, candidates, candidates)]
     share = (finalists / candidates) ** (1 / len(LOOKS))
@@ -65,7 +68,11 @@ def rounds(steps: int, candidates: int, finalists: int | None) -> list[Round]:
         kept = finalists if number == len(LOOKS) else math.ceil(candidates * share**number)
         if first < last:
             plan.append(Round(first, last, left, kept))
-            first, left = last, kept
+        elif plan:
+            plan[-1] = replace(plan[-1], kept=kept)
+        else:
+            continue
+        first, left = last, kept
     return [*plan, Round(first, steps, left, left)]
 
 

@@ -131,7 +131,7 @@ class Session:
         """Write every revision as a lossless PNG, and session.json last: it names only what is there.
 
         Revisions that an earlier save left are not written again. Raises InvalidInput for a folder that
-        holds another session.
+        holds another session, or pictures of these names that are not the session's.
         """
         target = Path(folder)
         if target.exists() and not target.is_dir():
@@ -141,8 +141,13 @@ class Session:
         entries = [self._entry(i) for i in range(len(self.revisions))]
         if kept != entries[: len(kept)]:
             raise InvalidInput(f"{target} holds another session: choose another folder")
-        for i in range(len(kept), len(entries)):
-            save_png(target / entries[i]["file"], self.revisions[i].photograph)
+        for entry, revision in zip(entries[len(kept) :], self.revisions[len(kept) :], strict=True):
+            path = target / entry["file"]
+            if path.exists() and not _is_picture(path, revision.photograph):
+                raise InvalidInput(f"{path}: not of this session: move it, or choose another folder")
+        for entry, revision in zip(entries, self.revisions, strict=True):
+            if not (target / entry["file"]).exists():
+                save_png(target / entry["file"], revision.photograph)
         latest = [list(pair) for pair in self._latest.items()]
         index = {"format": FORMAT, "current": self.current, "latest": latest, "revisions": entries}
         write_text_atomic(target / INDEX, json.dumps(index, indent=2, ensure_ascii=False) + "\n")
@@ -192,6 +197,15 @@ def _digest(photograph: Photograph) -> str:
     if photograph.alpha is not None:
         total.update(photograph.alpha.tobytes())
     return total.hexdigest()
+
+
+def _is_picture(path: Path, photograph: Photograph) -> bool:
+    """Whether a file holds that picture, as a save that was broken off may have left it."""
+    height, width = photograph.size
+    try:
+        return _digest(open_photograph(path, max_pixels=height * width)) == _digest(photograph)
+    except InvalidInput:
+        return False
 
 
 def _check_tree(revisions: Sequence[Revision], mentioned: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from bld.options import EditOptions, resolve
 
 BATCH_CELLS = 4 * 64 * 64  # latent cells denoised together: four pictures of 512 px
 MOST_QUOTED = 200  # characters of a prompt, in a message
+FAINT = 0.01  # of a mask: less than 3 of 255 grey levels from black, or from white
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ def check(
         context=options.context,
         min_context=options.context_pixels,
         whole=model.whole,
+        max_aspect=model.max_aspect,
     )
     factor = model.latent_factor
     grid = (crop.size[0] // factor, crop.size[1] // factor)
@@ -106,6 +108,10 @@ def check(
         feather=half_a_cell,
         batch_size=min(max(4, BATCH_CELLS // (grid[0] * grid[1])), 16),
     )
+    if options.negative_prompt and not model.guides(resolved.guidance_scale or 1):
+        prompt_notes.append(
+            f"{model.name} heeds no negative prompt at --guidance-scale {resolved.guidance_scale}"
+        )
     notes = (*prompt_notes, *photograph.notes, *mask_notes, *note)
     return Task(photograph, edited, crop, grid, prompt, resolved, notes)
 
@@ -115,6 +121,10 @@ def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tu
         raise InvalidInput("the prompt is empty: say what to draw inside the mask")
     notes = []
     for what, text in (("prompt", prompt), ("negative prompt", options.negative_prompt)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"the {what} holds what is no text, {text!a}: give it in UTF-8") from error
         cut = excess(model, text)
         if cut and not options.truncate_prompt:
             raise InvalidInput(too_long(model, what, cut))
@@ -150,9 +160,15 @@ def _read_mask(source: Source, size: tuple[int, int], options: EditOptions) -> t
 def _edited(values: FloatArray, *, soft: bool) -> tuple[FloatArray, list[str]]:
     """The mask as it is edited by: its greys, or 0 and 1. Raises InvalidInput if it edits nothing."""
     if soft:
-        masks.require_edit((values > 0).astype(np.float32))
-        return values, ["grey values of the mask begin the edit later"]
+        faint = (values > 0) & (values < FAINT)
+        edited = np.where(faint, np.float32(0), values)
+        masks.require_edit((edited > 0).astype(np.float32))
+        notes = ["grey values of the mask begin the edit later"]
+        return edited, [
+            *notes,
+            f"what is fainter in it than {FAINT:.0%} is not edited",
+        ] if faint.any() else notes
     edited = masks.binarise(values)
     masks.require_edit(edited)
-    grey = np.any((values > 0.01) & (values < 0.99))
+    grey = np.any((values > FAINT) & (values < 1 - FAINT))
     return edited, ["grey values of the mask were cut at one half"] if grey else []

@@ -191,7 +191,9 @@ def test_a_repository_that_does_not_give_says_what_to_do(
     assert all(words in failed.stderr for words in (f"model {id}", *says))
 
 
-def test_pickled_weights_are_fetched_only_when_that_is_allowed(repositories: Path, tmp_path: Path) -> None:
+def test_pickled_weights_are_fetched_only_when_that_is_allowed(
+    repositories: Path, pictures: list[str], tmp_path: Path
+) -> None:
     with hub(repositories) as (endpoint, asked):
         online = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
         failed = bld("models", "fetch", "owner/pickled", **online)
@@ -202,6 +204,9 @@ def test_pickled_weights_are_fetched_only_when_that_is_allowed(repositories: Pat
         assert fetched.returncode == 0, fetched.stderr
     folder = Path(fetched.stdout.rpartition(" in ")[2].strip())
     assert [file.name for file in (folder / "unet").glob("*.bin")] == ["diffusion_pytorch_model.bin"]
+    edit = ["edit", *pictures, "--prompt", "a cat", "--model", "owner/pickled", "--steps", "1"]
+    made = bld(*edit, "--allow-pickle", "--output", str(tmp_path / "out"), HF_HOME=str(tmp_path))
+    assert made.returncode == 0, made.stderr
 
 
 def test_without_a_network_the_message_names_cache_and_command(tmp_path: Path) -> None:

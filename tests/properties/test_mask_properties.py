@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from bld.masks import (
-    MAX_ASPECT,
     Box,
     binarise,
     context_box,
@@ -135,9 +134,15 @@ def boxes_in_images(draw: st.DrawFn) -> tuple[Box, tuple[int, int]]:
     st.floats(1, 2.5),
     st.integers(0, 32),
     st.booleans(),
+    st.sampled_from([1, 3, 4]),
 )
 def test_the_crop_contains_the_mask_and_lies_inside(
-    placed: tuple[Box, tuple[int, int]], model: tuple[int, int], context: float, least: int, whole: bool
+    placed: tuple[Box, tuple[int, int]],
+    model: tuple[int, int],
+    context: float,
+    least: int,
+    whole: bool,
+    max_aspect: int,
 ) -> None:
     box, (height, width) = placed
     native, multiple = model
@@ -149,6 +154,7 @@ def test_the_crop_contains_the_mask_and_lies_inside(
         context=context,
         min_context=least,
         whole=whole,
+        max_aspect=max_aspect,
     )
     assert all(type(number) is int for number in (*crop, *size))
     assert 0 <= crop.top <= box.top
@@ -156,8 +162,8 @@ def test_the_crop_contains_the_mask_and_lies_inside(
     assert 0 <= crop.left <= box.left
     assert box.right <= crop.right <= width
     assert size[0] % multiple == size[1] % multiple == 0
-    assert max(size) <= MAX_ASPECT * native
-    if max(crop.height, crop.width) <= MAX_ASPECT * min(crop.height, crop.width):
+    assert max(size) <= max_aspect * native
+    if max(crop.height, crop.width) <= max_aspect * min(crop.height, crop.width):
         assert min(size) == native
     if crop.height == crop.width:
         assert size == (native, native)
@@ -172,7 +178,14 @@ def test_where_the_square_fits_it_has_the_context_asked_for(
     box, image_size = placed
     native, least, context = 128, 32, 1.2
     crop, size = context_box(
-        box, image_size, native=native, multiple=8, context=context, min_context=least, whole=False
+        box,
+        image_size,
+        native=native,
+        multiple=8,
+        context=context,
+        min_context=least,
+        whole=False,
+        max_aspect=4,
     )
     longest = max(box.height, box.width)
     side = max(context * longest, longest * native / (native - least))

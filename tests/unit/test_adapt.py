@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bld import Editor
-from bld.errors import BldError, InvalidInput, MissingExtra
+from bld.errors import BldError, InvalidInput, MissingExtra, ModelUnavailable
 from bld.models.adapt import offload, scaled
 from bld.models.load import load_model
 from bld.models.unet import UNetModel
@@ -170,6 +170,19 @@ def test_another_autoencoder_encodes_and_decodes(
     assert not torch.equal(model.encode(x), plain.encode(x))
     torch.testing.assert_close(sampled(model), sampled(plain))
     assert model.revision != plain.revision
+
+
+def test_a_pickled_autoencoder_is_read_if_that_is_allowed(
+    loaded: Callable[..., UNetModel], tiny: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny / "vae", tmp_path / "vae")
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ModelUnavailable, match=r"it has pickled weights alone.*--allow-pickle"):
+        loaded(vae=str(folder))
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    assert torch.equal(loaded(vae=str(folder), allow_pickle=True).encode(x), loaded().encode(x))
 
 
 def test_an_autoencoder_of_other_latents_is_refused(

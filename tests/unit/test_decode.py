@@ -106,6 +106,24 @@ def test_a_transparent_level_or_colour_becomes_alpha() -> None:
     np.testing.assert_array_equal(photograph.alpha == 0, np.equal(RGB, RGB[2, 3]).all(axis=2))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_level_of_few_bits_becomes_alpha(bits: int) -> None:
+    """Pillow brings the levels to 8 bits, and leaves what it says of the transparent one as it was."""
+    levels = np.random.default_rng(2).integers(0, 2**bits, (4, 8)).astype(np.uint8)
+    rows = np.unpackbits(levels[..., None], axis=2)[..., 8 - bits :].reshape(4, -1)
+    packed = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+    head = struct.pack(">2I5B", 8, 4, bits, 0, 0, 0, 0)
+    clear = struct.pack(">H", int(levels[1, 2]))
+    stream = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in
+        ((b"IHDR", head), (b"tRNS", clear), (b"IDAT", zlib.compress(packed)), (b"IEND", b""))
+    )  # fmt: skip
+    photograph = opened(stream)
+    np.testing.assert_array_equal(photograph.alpha == 0, levels == levels[1, 2])
+    np.testing.assert_array_equal(photograph.pixels[..., 0], levels * (255 // (2**bits - 1)))
+
+
 def palette(transparent: bool) -> bytes:
     picture = Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 40, 50, 60])

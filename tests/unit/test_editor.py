@@ -8,7 +8,7 @@ import dataclasses
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -287,6 +287,18 @@ def test_a_feathered_mask_is_soft_and_leaves_what_is_black(editor: Editor) -> No
         edit(editor, NATIVE, soft * 0, soft_mask=True)
 
 
+def test_what_is_nearly_black_in_a_soft_mask_is_not_edited(editor: Editor) -> None:
+    """A network's mask is nowhere quite black: all of the photograph would be edited."""
+    y, x = np.mgrid[: MASK.shape[0], : MASK.shape[1]]
+    distance = np.hypot(y - 40, x - 45)
+    result = edit(editor, mask=(1 / (1 + np.exp(distance - 12))).astype(np.float32), soft_mask=True)
+    assert result.crop.box.height < MASK.shape[0]
+    far = distance > 17
+    np.testing.assert_array_equal(pixels(result)[far], result.photograph.pixels[far])
+    np.testing.assert_array_equal(result.mask[far], 0)
+    assert "what is fainter in it than 1% is not edited" in result.notes
+
+
 def test_the_darker_the_mask_the_later_its_edit_begins(
     editor: Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,7 +468,9 @@ def test_a_networks_candidates_are_alone_what_they_are_in_a_batch(tiny_editor: E
         assert (difference > 0).mean() < 0.01
 
 
-def test_two_edits_may_run_at_once(tiny_editor: Editor, tiny_model: UNetModel) -> None:
+def test_two_edits_may_run_at_once(tiny: Path) -> None:
+    tiny_editor, fresh = (Editor.from_pretrained(tiny, device="cpu") for _ in range(2))
+    tiny_model = cast(UNetModel, tiny_editor.model)
     modules = (tiny_model.vae, tiny_model.unet, tiny_model.text_encoder)
     before = [value.clone() for module in modules for value in module.state_dict().values()]
     jobs: list[dict[str, Any]] = [
@@ -466,7 +480,7 @@ def test_two_edits_may_run_at_once(tiny_editor: Editor, tiny_model: UNetModel) -
     with ThreadPoolExecutor(len(jobs)) as pool:
         at_once = list(pool.map(lambda job: pixels(edit(tiny_editor, **job)), jobs))
     for job, found in zip(jobs, at_once, strict=True):
-        np.testing.assert_array_equal(found, pixels(edit(tiny_editor, **job)))
+        np.testing.assert_array_equal(found, pixels(edit(fresh, **job)))
     after = [value for module in modules for value in module.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 

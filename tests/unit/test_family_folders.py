@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bld import Editor
 from bld.errors import ModelUnavailable
 from bld.models.load import load_model
+from tests.families import sd3
 
 
 def refused(folder: Path) -> str:
@@ -41,6 +44,15 @@ def test_a_model_for_another_task_is_refused_with_what_loads(
 def test_a_part_of_another_class_is_refused(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     folder = rewritten(checkpoints("sdxl"), tmp_path / "a", unet=["diffusers", "UNet3DConditionModel"])
     assert "its unet is a UNet3DConditionModel, expected a UNet2DConditionModel" in refused(folder)
+
+
+def test_a_crop_is_no_longer_than_the_network_has_places_for(tmp_path: Path) -> None:
+    """Stable Diffusion 3's transformer counts its patches up to 192, three times its native 64."""
+    editor = Editor.from_pretrained(sd3(tmp_path / "sd3", t5=False, places=12), device="cpu")
+    assert editor.model.max_aspect == 3
+    photo, mask = np.full((40, 400, 3), 99, np.uint8), np.ones((40, 400), bool)
+    made = editor.edit(photo, mask, "a cat", seed=0, steps=1, candidates=1)
+    assert made.crop.size[1] == 3 * editor.model.native_size
 
 
 @pytest.mark.parametrize("name", ["sdxl", "ldm", "flux-dev"])

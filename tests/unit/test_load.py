@@ -12,7 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from bld.errors import InvalidInput, ModelUnavailable
-from bld.models import load
+from bld.models import load, memory
 from bld.models.load import BUNDLED, BUNDLED_NAMES, find, load_model, pick_device, pick_dtype
 from bld.models.unet import UNetModel
 from bld.models.weights import fingerprint
@@ -335,6 +335,28 @@ def test_pickled_weights_are_read_only_when_that_is_allowed(copy: Path) -> None:
     (file,) = (copy / "unet").glob("*.bin")
     file.write_bytes(file.read_bytes() + b"\0")
     assert fingerprint(copy, PARTS) != loaded.revision, "the revision does not know of the pickle"
+
+
+def test_a_second_copy_of_the_weights_takes_no_memory(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [file for part in PARTS for file in (copy / part).glob("*.safetensors")]
+    need = 4 * sum(tensor.numel() for file in files for tensor in load_file(file).values())
+    for file in files:
+        shutil.copy(file, file.with_name(f"{file.stem}.fp16.safetensors"))
+    monkeypatch.setattr(memory, "free_memory", lambda device: need)
+    load_model(copy, device="cpu")
+    monkeypatch.setattr(memory, "free_memory", lambda device: need - 1)
+    assert "its weights take" in refused(copy)
+
+
+def test_files_that_were_read_are_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container they count as taken, until somebody needs it."""
+    monkeypatch.setattr(memory, "LIMITS", tmp_path)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 300\nactive_file 200\ninactive_file 400\n")
+    assert memory.free_memory(torch.device("cpu")) == 700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (memory.free_memory(torch.device("cpu")) or 0) > 1000
 
 
 def test_a_malicious_pickle_runs_nothing(copy: Path, tmp_path: Path) -> None:

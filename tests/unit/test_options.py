@@ -16,7 +16,9 @@ from bld.options import (
     PRESETS,
     BatchOptions,
     EditOptions,
+    LoadOptions,
     Preset,
+    either,
     flag,
     preset,
     resolve,
@@ -275,6 +277,19 @@ def test_the_last_candidates_seed_is_still_one() -> None:
     """Seeds count up from the first; the largest that a generator takes is MAX_SEED."""
     seed_high, candidates_high = RANGED["seed"][1], RANGED["candidates"][1]
     assert seed_high + candidates_high - 1 <= MAX_SEED
+
+
+@pytest.mark.parametrize("name", ["lora", "textual_inversion"])
+def test_what_may_come_several_times_is_a_list(name: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"{flag(name)} 'x.safetensors': expected a list"):
+        LoadOptions(**{name: "x.safetensors"})  # type: ignore[arg-type]
+
+
+def test_options_come_as_one_object_or_one_by_one() -> None:
+    assert either(LoadOptions, None, {"device": "cpu"}) == LoadOptions(device="cpu")
+    assert either(LoadOptions, LoadOptions(device="cpu"), {}) == LoadOptions(device="cpu")
+    with pytest.raises(TypeError, match=r"options=LoadOptions\(...\) or single options, not both"):
+        either(LoadOptions, LoadOptions(device="cpu"), {"device": "cuda"})
 
 
 # --- of a batch ---

@@ -122,6 +122,15 @@ def test_a_clip_folder_scores_by_cosine(clip: Path) -> None:
     assert math.isfinite(ranker.score(PICTURE, "apple " * 200))
 
 
+@pytest.mark.parametrize("height", [1, 2, 3, 4])
+def test_a_box_of_a_few_rows_is_seen_in_its_colours(clip: Path, height: int) -> None:
+    """Rows like channels, 1, 3 or 4 of them, are still rows."""
+    ranker = load_ranker(str(clip), "mini", device="cpu")
+    red, blue = np.zeros((2, height, 9, 3), np.float32)
+    red[..., 0] = blue[..., 2] = 1
+    assert ranker.score(red, "a red apple") != ranker.score(blue, "a red apple")
+
+
 def test_a_prompt_is_read_once_for_all_views(clip: Path) -> None:
     ranker = load_ranker(str(clip), "mini", device="cpu")
     read: list[int] = []

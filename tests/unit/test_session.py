@@ -167,6 +167,29 @@ def test_another_sessions_folder_is_not_written_over(editor: Editor, tmp_path: P
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+def test_a_picture_that_is_not_the_sessions_is_not_written_over(editor: Editor, tmp_path: Path) -> None:
+    session = Session(photograph())
+    session.edit(editor, box(4, 4), "red", candidates=1, seed=0, steps=2)
+    (tmp_path / "001.png").write_bytes(b"mine")
+    with pytest.raises(InvalidInput, match=r"001\.png: not of this session"):
+        session.save(tmp_path)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("001.png", b"mine")]
+
+
+def test_a_save_makes_up_for_one_that_was_broken_off_and_for_what_was_lost(
+    editor: Editor, tmp_path: Path
+) -> None:
+    session = Session(photograph())
+    session.edit(editor, box(4, 4), "red", candidates=1, seed=0, steps=2)
+    session.save(tmp_path)
+    (tmp_path / "session.json").unlink()
+    (tmp_path / "001.png").unlink()
+    session.save(tmp_path)
+    (tmp_path / "000.png").unlink()
+    session.save(tmp_path)
+    assert same(Session.load(tmp_path).photograph, session.photograph)
+
+
 def test_pictures_of_a_session_open_anywhere(editor: Editor, tmp_path: Path) -> None:
     session = Session(photograph(np.uint8))
     session.save(tmp_path)

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bld.errors import InvalidInput
@@ -127,6 +128,16 @@ def test_an_embedding_has_a_row_for_every_token(tiny_model: UNetModel) -> None:
     assert tiny_model.embed("a red apple").shape == (1, WORDS_READ + 2, width)
 
 
+def test_one_thread_at_a_time_reads_a_prompt(tiny_model: UNetModel) -> None:
+    """A tokenizer remembers how the last call had it pad and cut: with two at once some hundred go wrong."""
+    long = " ".join(["a"] * WORDS_READ) + " cat"
+    with ThreadPoolExecutor(2) as pool:
+        unread = pool.submit(lambda: [tiny_model.excess(long).strip() for _ in range(2000)])
+        told = [tiny_model.conditions(f"{i} cats", (64, 64))["text"] for i in range(1000)]
+    assert {one.shape for one in told} == {(1, WORDS_READ + 2, tiny_model.text_encoder.config.hidden_size)}
+    assert set(unread.result()) == {"cat"}
+
+
 # --- guidance ---
 
 
@@ -232,6 +243,7 @@ def test_stable_diffusion_1_starts_on_its_own_first_level(sd1_model: UNetModel) 
 
 
 @given(steps=st.integers(1, 1000), strength=st.sampled_from([0.01, 0.5, 0.75, 1.0]))
+@example(steps=1000, strength=1.0)
 def test_any_number_of_steps_runs_down_to_clean(
     tiny_model: UNetModel, sd1_model: UNetModel, steps: int, strength: float
 ) -> None:
@@ -241,7 +253,7 @@ def test_any_number_of_steps_runs_down_to_clean(
         levels = [trajectory[0].level_in, *(step.level_out for step in trajectory)]
         assert [step.level_in for step in trajectory] == levels[:-1]
         sigmas = [level.sigma for level in levels]
-        assert sigmas == sorted(sigmas, reverse=True)
+        assert sigmas == sorted(set(sigmas), reverse=True)
         assert levels[-1] == CLEAN
         assert levels[-2].sigma > 0
         for signal, sigma in levels:
@@ -252,7 +264,8 @@ def test_any_number_of_steps_runs_down_to_clean(
 def test_the_network_is_asked_for_timesteps_it_knows(scheduled: UNetModel, steps: int) -> None:
     """At 61 steps diffusers' own "trailing" list has a 62nd entry, -1; at 1000 "leading" says 1000."""
     asked: list[int] = []
-    trajectory = scheduled.trajectory("", options(steps=steps, guidance_scale=1), GRID)
+    asked_for = options(steps=steps, guidance_scale=1, scheduler="dpm++")  # which divides by their distances
+    trajectory = scheduled.trajectory("", asked_for, GRID)
     handle = scheduled.unet.register_forward_pre_hook(lambda _, args: asked.append(int(args[1])))
     try:
         for step in (trajectory[0], trajectory[-1]):

@@ -1,7 +1,6 @@
 """What each process of `test_several_processes_train_one_model` runs: a line, learnt together."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -27,5 +26,5 @@ def step() -> torch.Tensor:
 run.train(step)
 facts = {"weights": layer.weight.tolist(), "first_draw": seen[0], "done": run.done}
 loop.leave_group()
-facts["threads"] = [Path(f"/proc/self/task/{task}/comm").read_text() for task in os.listdir("/proc/self/task")]
+facts["threads"] = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
 (folder / f"{run.accelerator.process_index}.json").write_text(json.dumps(facts))

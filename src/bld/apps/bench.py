@@ -51,7 +51,8 @@ def bench(
 
     quiet_libraries()
     editor = Editor.from_pretrained(model, options=loading)
-    judge = load_classifier(classifier, model if cases else MODEL, device=loading.device)
+    judged = model if cases else MODEL
+    judge = load_classifier(classifier, judged, device=loading.device, pickles=loading.allow_pickle)
     found = open_suite(suite, judge.labels).first(max(1, cases))
     settings = {
         "suite": str(found.folder), "model": editor.model.name, "revision": editor.model.revision,

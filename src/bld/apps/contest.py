@@ -51,7 +51,7 @@ class Contest:
         if len(lpips) not in (0, 2):
             raise InvalidInput(f"--lpips came {len(lpips)} times: AlexNet's checkpoint, and LPIPS' heads")
         quiet_libraries()
-        judge = load_classifier(classifier, model, device=loading.device)
+        judge = load_classifier(classifier, model, device=loading.device, pickles=loading.allow_pickle)
         perceptual = Lpips(*lpips, device=pick_device(loading.device)) if lpips else None
         distance: Distance = perceptual or ClassifierDistance(judge)
         self.folder, self.judges = folder, Judges(judge, distance)
@@ -113,7 +113,8 @@ class Entry:
         painter = load_painter(
             kind, weights, clip, device=device, pickles=self.loading.allow_pickle, perceptual=self.perceptual
         )
-        ranker = load_ranker(self.ranker, self.model, device=self.loading.device)
+        pickles = self.loading.allow_pickle
+        ranker = load_ranker(self.ranker, self.model, device=self.loading.device, pickles=pickles)
         return BaselineEditor(painter, ranker, device=device)
 
     def _clip(self) -> Path:

@@ -75,6 +75,7 @@ class Canvas:
     """A painter as the editor sees a model: its latents are the pixels."""
 
     latent_factor = 1
+    max_aspect = 4
     whole = True
 
     def __init__(self, painter: Painter) -> None:
@@ -91,6 +92,9 @@ class Canvas:
 
     def decoder(self) -> torch.nn.Sequential:
         return torch.nn.Sequential()
+
+    def guides(self, guidance_scale: float) -> bool:
+        return False
 
     def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:
         return ()  # it has none that could be blended

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bld.errors import InvalidInput, MissingExtra, ModelUnavailable
 from bld.models.family import Family
-from bld.models.load import find
+from bld.models.load import find, is_bare
 from bld.models.networks import whole_network
 from bld.models.weights import check_whole, fingerprint
 from bld.options import LoadOptions
@@ -31,7 +31,7 @@ def adapt(model: Family, options: LoadOptions) -> None:
     """
     added = []
     if options.vae:
-        added.append(replace_vae(model, options.vae))
+        added.append(replace_vae(model, options.vae, pickles=options.allow_pickle))
     for text in options.lora:
         added.append(add_lora(model, *scaled(text)))
     for text in options.textual_inversion:
@@ -70,10 +70,12 @@ def compile_network(model: Family) -> None:
     getattr(model, network).compile()
 
 
-def replace_vae(model: Family, name: str) -> str:
+def replace_vae(model: Family, name: str, *, pickles: bool = False) -> str:
     """Give the model another autoencoder; returns the digest of its weights."""
     folder = find(name, ("config.json", "*.safetensors"))
-    vae = whole_network(folder, ".", type(model.vae), model.vae.dtype).to(model.rests)
+    if pickles and is_bare(folder):
+        folder = find(name, ("*.bin",), pickles=True)
+    vae = whole_network(folder, ".", type(model.vae), model.vae.dtype, pickles=pickles).to(model.rests)
     shapes = [(part.config.latent_channels, len(part.config.block_out_channels)) for part in (model.vae, vae)]
     if shapes[0] != shapes[1]:
         raise InvalidInput(

@@ -69,6 +69,7 @@ class LatentModel(Protocol):
     native_size: int  # side of the pictures it was trained on, px
     latent_factor: int  # pixels per latent cell, along one side
     multiple: int  # sides of a picture must divide by this, px
+    max_aspect: int  # its longest side, in native sizes: longer crops are squeezed into that
     whole: bool  # whether a photograph of its native size is worked on whole, not in a crop as others are
     guidance_scale: float  # the value it is at its best with
     steps: int  # likewise
@@ -89,6 +90,10 @@ class LatentModel(Protocol):
 
     def excess(self, prompt: str) -> str:
         """The end of the prompt that the model would not read; "" if it reads all of it."""
+        ...
+
+    def guides(self, guidance_scale: float) -> bool:
+        """Whether it is led away from the negative prompt at that scale."""
         ...
 
     def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:

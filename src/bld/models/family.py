@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class Family(ABC):
     half: ClassVar[torch.dtype] = torch.float16  # the precision it runs in on a GPU
     guidance_scale: float
     steps = 50
+    max_aspect = 4
     whole = True
     multiple: int
     native_size: int
@@ -60,6 +62,7 @@ class Family(ABC):
         weights are instead of in the folder. weights: without, nothing can be computed, and prompts be read.
         """
         self.index = check_layout(folder, self.parts, self.optional)
+        self.reading = Lock()  # a tokenizer remembers how the last call had it pad and cut
         self.name, self.device, self.rests, self.dtype = name, device, rests, dtype
         here = [part for part in self.parts if (folder / part).is_dir()]
         self.revision = single.revision if single else fingerprint(folder, here)
@@ -137,16 +140,31 @@ class Family(ABC):
     @cached_property
     def conditions(self) -> Callable[[str, tuple[int, int]], Condition]:
         """`condition`, which remembers the last prompts: a text encoder reads each once."""
-        return lru_cache(maxsize=REMEMBERED)(self.condition)
+        return self._remembered(self.condition)
 
     @cached_property
     def nulls(self) -> Callable[[str, tuple[int, int]], Condition]:
         """`null`, likewise."""
-        return lru_cache(maxsize=REMEMBERED)(self.null)
+        return self._remembered(self.null)
 
-    @abstractmethod
+    def _remembered(
+        self, read: Callable[[str, tuple[int, int]], Condition]
+    ) -> Callable[[str, tuple[int, int]], Condition]:
+        @lru_cache(maxsize=REMEMBERED)
+        def alone(prompt: str, size: tuple[int, int]) -> Condition:
+            with self.reading:
+                return read(prompt, size)
+
+        return alone
+
     def excess(self, prompt: str) -> str:
         """The words that no text encoder would read; "" if there are none."""
+        with self.reading:
+            return self.unread(prompt)
+
+    @abstractmethod
+    def unread(self, prompt: str) -> str:
+        """See `excess`, which one thread at a time comes through."""
 
     @abstractmethod
     def condition(self, prompt: str, size: tuple[int, int]) -> Condition:
@@ -167,6 +185,10 @@ class Family(ABC):
     def told(self, scale: float) -> Condition | None:
         """What a network that takes the guidance scale as an input is told; None: guidance runs it twice."""
         return None
+
+    def guides(self, guidance_scale: float) -> bool:
+        """See `LatentModel.guides`."""
+        return guidance_scale != 1 and self.told(guidance_scale) is None
 
     def _conditions(self, prompt: Prompts, size: tuple[int, int]) -> Condition:
         """A row for the prompt that all latents share, or a row for each prompt."""
@@ -190,8 +212,7 @@ class Family(ABC):
         d = {**self._conditions(prompt, size), **(told or {})}
         ends = (options.guidance_start, options.guidance_end)
         within = frozenset(timesteps[slice(*(int(share * len(timesteps) + 0.5) for share in ends))])
-        unguided = scale == 1 or told is not None or not within
-        null = None if unguided else self.nulls(options.negative_prompt, size)
+        null = self.nulls(options.negative_prompt, size) if within and self.guides(scale) else None
 
         def rows(condition: Condition, n: int) -> Condition:
             return {key: value.expand(n, *value.shape[1:]) for key, value in condition.items()}

@@ -29,7 +29,7 @@ class Flux(FlowFamily):
         self.steps, self.guidance_scale = (4, 1.0) if self.distilled else (28, 3.5)
         self.tokens = 256 if self.distilled else 512  # of T5's
 
-    def excess(self, prompt: str) -> str:
+    def unread(self, prompt: str) -> str:
         return cut(self.tokenizer_2, prompt, self.tokens)
 
     def condition(self, prompt: str, size: tuple[int, int]) -> Condition:

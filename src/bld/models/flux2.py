@@ -41,7 +41,7 @@ class Flux2Klein(FlowFamily):
         few = 8.73809524e-05 * tokens + 1.89833333
         return few + (many - few) * (steps - 10) / 190
 
-    def excess(self, prompt: str) -> str:
+    def unread(self, prompt: str) -> str:
         return beyond(self.tokenizer, prompt, TOKENS, thinking=False)
 
     def condition(self, prompt: str, size: tuple[int, int]) -> Condition:

@@ -30,7 +30,7 @@ class LatentDiffusion(UNetFamily):
         super().__init__(folder, **loading)
         self.tokens = min(TOKENS, self.bert.config.max_position_embeddings)
 
-    def excess(self, prompt: str) -> str:
+    def unread(self, prompt: str) -> str:
         return cut(self.tokenizer, prompt, self.tokens)
 
     def condition(self, prompt: str, size: tuple[int, int]) -> Condition:

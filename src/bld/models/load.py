@@ -12,13 +12,15 @@ from bld.models.base import LatentModel
 from bld.models.known import KNOWN, known
 from bld.models.memory import check_memory, enough_memory
 from bld.models.weights import check_whole
-from bld.options import DType, LoadOptions
+from bld.options import DType, LoadOptions, either
 
 BUNDLED = Path(__file__).parent
 BUNDLED_NAMES = ("mini",)
 
 # Files of a hub repository that tell how a model is built, and its tokenizers: all that a single file lacks.
 CONFIGURATION = ("*.json", "*.txt", "*.model")
+
+SECOND_COPIES = ("*.fp16.*", "*non_ema*")  # of the weights
 
 # Which family loads the folder of a diffusers pipeline.
 FAMILIES = {
@@ -35,7 +37,7 @@ FAMILIES = {
 
 @enough_memory()
 def load_model(
-    name: str, options: LoadOptions | None = None, *, weights: bool = True, **changes: Any
+    name: str | Path, options: LoadOptions | None = None, *, weights: bool = True, **changes: Any
 ) -> LatentModel:
     """Load a model by alias ("mini", "sdxl"), path of a diffusers folder or a single file, or hub id.
 
@@ -49,7 +51,7 @@ def load_model(
     from bld.models.family import read_index
     from bld.models.single import SingleFile
 
-    options = options or LoadOptions(**changes)
+    options, name = either(LoadOptions, options, changes), str(name)
     where = pick_device(options.device)
     precision = pick_dtype(options.dtype, where)
     if options.offload and where.type == "cpu":
@@ -69,7 +71,7 @@ def load_model(
     added = options.vae or options.lora or options.textual_inversion
     weights = weights or single is not None or bool(added)
     if not single and weights:
-        files = [file for part in family.parts for file in (folder / part).glob("*.safetensors")]
+        files = [file for part in family.parts for file in own_weights(folder / part)]
         check_memory(folder, files, precision, rests)
     model = family(
         folder,
@@ -140,7 +142,7 @@ def fetch(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Pat
     facts = known(name)
     id = facts.id if facts else name
     if files:
-        return _download(id, files)
+        return _download(id, files, pickles=pickles)
     folder = _download(id, ["model_index.json"])
     family = family_of(folder, read_index(folder)["_class_name"])
     folder = _download(id, ["model_index.json", *(f"{part}/*" for part in (*family.parts, "ranker"))])
@@ -155,6 +157,11 @@ def fetch(name: str, files: Sequence[str] = (), *, pickles: bool = False) -> Pat
     return _download(id, [f"{part}/*.bin" for part in bare], pickles=True) if bare else folder
 
 
+def own_weights(part: Path) -> list[Path]:
+    """The weights of a part, without the second copies that some folders have beside them."""
+    return [file for file in part.glob("*.safetensors") if not any(map(file.match, SECOND_COPIES))]
+
+
 def is_bare(part: Path) -> bool:
     """Whether a downloaded part is a network without weights."""
     return (part / "config.json").is_file() and not any(part.glob("*.safetensors"))
@@ -164,8 +171,7 @@ def _download(id: str, files: Sequence[str], *, pickles: bool = False) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub import errors as hub
 
-    unwanted = ["*.ckpt", "*.msgpack", "*.fp16.*", "*non_ema*"]  # second copies of the weights
-    unwanted += [] if pickles else ["*.bin"]
+    unwanted = ["*.ckpt", "*.msgpack", *SECOND_COPIES, *([] if pickles else ["*.bin"])]
     page = f"{constants.ENDPOINT}/{id}"
     try:
         return Path(snapshot_download(id, allow_patterns=list(files), ignore_patterns=unwanted))

@@ -10,6 +10,8 @@ import torch
 from bld.errors import BldError, ModelUnavailable
 from bld.models.weights import header
 
+LIMITS = Path("/sys/fs/cgroup")  # of a container
+
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
@@ -46,13 +48,15 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that may still be taken on a device; None where nobody says."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    meminfo, limits = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    meminfo = Path("/proc/meminfo")
     if device.type != "cpu" or not meminfo.is_file():
         return None
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     try:  # a container may have less
-        most, taken = (int((limits / name).read_text()) for name in ("memory.max", "memory.current"))
-        return min(free, most - taken)
-    except (OSError, ValueError):  # no limit
+        most, taken = (int((LIMITS / name).read_text()) for name in ("memory.max", "memory.current"))
+        parts = dict(line.split() for line in (LIMITS / "memory.stat").read_text().splitlines())
+        cached = int(parts["inactive_file"]) + int(parts["active_file"])  # which is given back when needed
+        return min(free, most - taken + cached)
+    except (OSError, ValueError, KeyError):  # no limit
         return free

@@ -16,7 +16,7 @@ def whole_network(folder: Path, part: str, kind: Any, dtype: torch.dtype, *, pic
     pickled = is_pickled(folder / part)
     if pickled and not pickles:
         raise ModelUnavailable(
-            f"{folder}: its {part} has pickled weights alone, and reading a pickle may run code; give a "
+            f"{folder}: {_named(part)} has pickled weights alone, and reading a pickle may run code; give a "
             "model with safetensors, or --allow-pickle to have torch read the weights and nothing else"
         )
     with loading(folder, part):
@@ -75,4 +75,8 @@ def loading(source: Path, part: str) -> Iterator[None]:
         yield
     except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError, JSONDecodeError, ...
         reason = str(error).partition("\n")[0].strip() or type(error).__name__
-        raise ModelUnavailable(f"{source}: cannot load its {part}: {reason}") from error
+        raise ModelUnavailable(f"{source}: cannot load {_named(part)}: {reason}") from error
+
+
+def _named(part: str) -> str:
+    return "it" if part == "." else f"its {part}"

@@ -31,10 +31,15 @@ class StableDiffusion3(FlowFamily):
     tokenizer: Any
     tokenizer_3: Any
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        places = self.transformer.config.pos_embed_max_size * self.patch  # latent cells, along one side
+        self.max_aspect = min(self.max_aspect, places * self.latent_factor // self.native_size)
+
     def sigmas(self, steps: int) -> list[float] | None:
         return None
 
-    def excess(self, prompt: str) -> str:
+    def unread(self, prompt: str) -> str:
         if self.tokenizer_3 is None:
             return cut(self.tokenizer, prompt, self.tokenizer.model_max_length)
         return cut(self.tokenizer_3, prompt, TOKENS)

@@ -24,7 +24,7 @@ class StableDiffusionXL(UNetFamily):
     guidance_scale = 5.0
     tokenizer: Any
 
-    def excess(self, prompt: str) -> str:
+    def unread(self, prompt: str) -> str:
         return cut(self.tokenizer, prompt, self.tokenizer.model_max_length)
 
     def condition(self, prompt: str, size: tuple[int, int]) -> Condition:

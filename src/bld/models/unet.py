@@ -90,10 +90,10 @@ class UNetFamily(Family):
         if steps > limit:
             raise InvalidInput(f"--steps {steps}: {self.name} knows {limit} noise levels")
         scheduler.set_timesteps(steps)
-        # Two slips of diffusers: "trailing" may add a timestep -1 (at 61), "leading" may begin at `limit`.
-        last = scheduler.config.num_train_timesteps - 1
-        known = [min(t, last) for t in scheduler.timesteps.tolist()[:steps]]
-        return known[start(steps, options.strength) :]
+        # Two slips of diffusers: "trailing" may add a timestep -1 (at 61), "leading" may begin one too late.
+        known = scheduler.timesteps.tolist()[:steps]
+        beyond = max(0, known[0] + 1 - scheduler.config.num_train_timesteps)
+        return [t - beyond for t in known[start(steps, options.strength) :]]
 
 
 class UNetModel(UNetFamily):
@@ -134,7 +134,7 @@ class UNetModel(UNetFamily):
         """The prompt with each learnt word as the tokens that it is made of."""
         return str(self.pipe.maybe_convert_prompt(prompt, self.tokenizer)) if self.words else prompt
 
-    def excess(self, prompt: str) -> str:
+    def unread(self, prompt: str) -> str:
         """The words past the tokenizer's limit, as the tokenizer writes them back; "" if none."""
         return cut(self.tokenizer, self.spelled(prompt), self.tokenizer.model_max_length)
 

@@ -28,7 +28,7 @@ class ZImage(FlowFamily):
     guidance_scale = 6.0
     tokenizer: Any
 
-    def excess(self, prompt: str) -> str:
+    def unread(self, prompt: str) -> str:
         return beyond(self.tokenizer, prompt, TOKENS, thinking=True)
 
     def condition(self, prompt: str, size: tuple[int, int]) -> Condition:
