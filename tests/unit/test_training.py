@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image, ImageDraw
 from torch import nn
 from transformers import CLIPTokenizer
@@ -26,6 +27,7 @@ from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, everything, lo
 from bld.training.limits import Limits
 from bld.training.loop import OutOfTime, Run, rate
 from bld.training.recipes import RECIPES
+from bld.training.run import Training
 from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured, styles, vocabulary
 
 NAMES = (
@@ -356,9 +358,22 @@ def test_several_processes_train_one_model(data: Path, tmp_path: Path) -> None:
     assert made[0]["weights"] == made[1]["weights"]
     assert made[0]["first_draw"] != made[1]["first_draw"], "both drew the same batches"
     assert made[0]["done"] == made[1]["done"] == 80
+    assert all("cuda:1 with 2 processes: each takes a GPU of its own" in one["refused"] for one in made)
     assert not any("gloo" in thread for one in made for thread in one["threads"]), "it may abort at its end"
     assert (tmp_path / "line.pt").is_file()
     assert len((tmp_path / "line.csv").read_text().splitlines()) == 2
+
+
+def test_processes_meet_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to "cuda" before goes to the first GPU in all of them."""
+
+    def compositor(training: Training, seed: int) -> Compositor:
+        raise InvalidInput(f"met: {PartialState._shared_state != {}}")
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(Training, "compositor", compositor)
+    with pytest.raises(InvalidInput, match="met: True"):
+        Training(RECIPES["tiny"], tmp_path, tmp_path, None, torch.device("cpu")).run("autoencoder")
 
 
 def test_normalising_latents_changes_no_picture() -> None:

@@ -40,6 +40,23 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator(torch.get_default_device()).manual_seed(seed + 1_000_003 * rank)
 
 
+def join_group(device: torch.device) -> bool:
+    """Meet the other processes, if there are any, before anything is made; whether this is the first one.
+
+    From here on "cuda" is the GPU of this process: `device`, or of several processes each one's own. Raises
+    InvalidInput if several are given a single one.
+    """
+    state = PartialState(cpu=device.type == "cpu")
+    if device.type == "cuda" and device.index is not None:
+        if state.num_processes > 1:
+            raise InvalidInput(
+                f"--device {device} with {state.num_processes} processes: each takes a GPU of its own; "
+                "say --device cuda, and choose among the GPUs by CUDA_VISIBLE_DEVICES"
+            )
+        torch.cuda.set_device(device)
+    return bool(state.is_main_process)
+
+
 def leave_group() -> None:
     """Part from the other processes, if there are any, when all have come so far.
 
@@ -89,7 +106,8 @@ class Objective(nn.Module):
         super().__init__()
         self.parts, self.step = nn.ModuleDict(modules), step
 
-    def forward(self) -> torch.Tensor:
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        """The loss. Torch shares a module among GPUs only if it is given something to move to them."""
         return self.step()
 
 
@@ -211,13 +229,14 @@ class Run:
         Raises OutOfTime, with the checkpoint written, at the deadline.
         """
         objective = self.accelerator.prepare_model(Objective(self.modules, step))
+        nothing = torch.zeros(1, device=self.accelerator.device)  # `step` draws its own batch
         before, started, saved = self.seconds, time.monotonic(), time.monotonic()
         losses: list[torch.Tensor] = []
         while self.share < 1:
             factor = rate(self.share, warmup=self.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * max(factor, 1e-3)
-            loss = objective()
+            loss = objective(nothing)
             self.accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
             if torch.isfinite(norm):  # one bad batch must not end a night's run

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate import PartialState
 
 from bld.baselines.entrants import BUNDLED as BASELINES
 from bld.errors import InvalidInput
@@ -28,7 +27,7 @@ from bld.training.data import (
 )
 from bld.training.export import export, export_baselines
 from bld.training.limits import Limits
-from bld.training.loop import OutOfTime, leave_group
+from bld.training.loop import OutOfTime, join_group, leave_group
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
@@ -213,8 +212,9 @@ class Training:
         leave_group()
 
     def _run(self, part: Part) -> None:
+        first = join_group(self.device)
         for name in ALL if part == "all" else (part,):
-            if name not in MADE and not PartialState(cpu=self.device.type == "cpu").is_main_process:
+            if name not in MADE and not first:
                 continue
             if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
                 log.info("%s: already there", name)
