@@ -418,6 +418,15 @@ def test_every_noise_level_counts_the_same() -> None:
     assert losses == pytest.approx(0.275, rel=0.1), "the loss is as large as the errors are"
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_bad_error_spoils_no_later_loss(bad: float) -> None:
+    balance, clean = text_to_image.Balance(), text_to_image.Balance()
+    timestep = torch.tensor([10, 20, 700])
+    assert not torch.isfinite(balance(torch.tensor([0.5, bad, 0.1]), timestep))
+    clean(torch.tensor([0.5, 0.1]), timestep[[0, 2]])
+    assert balance(torch.tensor([0.4, 0.6, 0.2]), timestep) == clean(torch.tensor([0.4, 0.6, 0.2]), timestep)
+
+
 def test_the_target_is_the_mean_of_what_the_noisy_latent_may_be() -> None:
     z = torch.randn(2, 4, 3, 3, generator=generator(0))
     alike = torch.randn(2, 5, 4, 3, 3, generator=generator(1))
