@@ -34,6 +34,8 @@ def prepared_as_for_gpus(module: nn.Module) -> nn.Module:
 prepare, run.accelerator.prepare_model = run.accelerator.prepare_model, prepared_as_for_gpus
 run.train(step)
 facts = {"weights": layer.weight.tolist(), "first_draw": seen[0], "done": run.done}
+loop.once(folder / "made", lambda fresh: (fresh / "by").write_text(str(run.accelerator.process_index)))
+facts["made_by"] = (folder / "made" / "by").read_text()
 try:
     loop.join_group(torch.device("cuda:1"))
 except InvalidInput as error:

@@ -1,10 +1,12 @@
-"""What every training run shares: schedule, weight averages, checkpoints and a loss curve."""
+"""What every training run shares: schedule, weight averages, checkpoints, a loss curve, whole parts."""
 
 import csv
 import logging
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,28 @@ def leave_group() -> None:
     state = PartialState(cpu=on_cpu())
     state.wait_for_everyone()
     state.destroy_process_group()
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A fresh folder to write into, which takes the place of `folder` when the block ends well.
+
+    So what is there is all there, at whatever moment a process was killed.
+    """
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.replace(folder)
+
+
+def once(folder: Path, fill: Callable[[Path], Any]) -> None:
+    """Have `folder` made by what fills it, unless it is there; of several processes, by the first one."""
+    with PartialState(cpu=on_cpu()).main_process_first():
+        if not folder.is_dir():
+            with whole(folder) as fresh:
+                fill(fresh)
 
 
 def half_precision() -> torch.autocast:
@@ -182,10 +206,12 @@ class Run:
         """Whether this is the process that writes."""
         return bool(self.accelerator.is_main_process)
 
-    def write(self, part: Any, name: str) -> None:
-        """Save a finished part (whatever has `save_pretrained`) under `name` in the run's folder."""
+    def write(self, name: str, *pieces: Any) -> None:
+        """Save a finished part, all pieces of it (whatever has `save_pretrained`), in the run's folder."""
         if self.keeps_books:
-            part.save_pretrained(self.folder / name)
+            with whole(self.folder / name) as fresh:
+                for piece in pieces:
+                    piece.save_pretrained(fresh)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:

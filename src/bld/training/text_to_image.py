@@ -277,5 +277,5 @@ def train(
     # On a CPU the fused attention kernels run one small product at a time: a third slower in all.
     with sdpa_kernel(SDPBackend.MATH) if on_cpu() else nullcontext():
         run.train(step)
-    run.write(run.averaged("unet"), "unet")
-    run.write(DDIMScheduler(**SCHEDULER), "scheduler")
+    run.write("scheduler", DDIMScheduler(**SCHEDULER))
+    run.write("unet", run.averaged("unet"))  # the last one: where it is, the part is done
