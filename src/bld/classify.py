@@ -122,7 +122,7 @@ class MaskedClassifier(_Network):
             ) from error
 
     def view(self, picture: FloatArray, mask: FloatArray) -> torch.Tensor:
-        pixels = np.rint(picture * (mask > 0)[..., None] * 255).astype(np.uint8)
+        pixels = np.rint(on_black(picture, mask) * 255).astype(np.uint8)
         height, width = self._processed(pixels).shape[2:]
         scaled = Image.fromarray(pixels).resize((width, height), self.processor.resample)
         return self._processed(np.asarray(scaled), do_resize=False, do_center_crop=False)
@@ -133,6 +133,11 @@ class MaskedClassifier(_Network):
             images=pixels, input_data_format="channels_last", return_tensors="pt", **options
         ).pixel_values
         return made
+
+
+def on_black(picture: FloatArray, mask: FloatArray) -> FloatArray:
+    """A picture, h w 3, where its mask, h w, is not 0, and black elsewhere."""
+    return picture * (mask > 0)[..., None]
 
 
 def label_index(labels: Sequence[str], name: str) -> int:

@@ -169,6 +169,17 @@ def test_a_label_may_be_a_list_of_synonyms() -> None:
         label_index(["dog", "tabby, tabby cat"], "cat")
 
 
+def test_another_background_is_no_diversity() -> None:
+    """The bundled judge looks at the square around the mask's box, which is wider than the edit."""
+    distance, draws = ClassifierDistance(load_classifier("auto")), np.random.default_rng(0)
+    mask = np.zeros((96, 96), np.float32)
+    mask[20:80, 40:60] = 1
+    one, two, third = draws.random((3, 96, 96, 3)).astype(np.float32)
+    two[mask > 0] = one[mask > 0]
+    assert metrics.diversity(distance, [one, two], mask) == 0
+    assert metrics.diversity(distance, [one, third], mask) > 0
+
+
 def test_diversity_is_the_mean_over_pairs() -> None:
     class Apart:
         name = "apart"
