@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
@@ -103,7 +105,11 @@ class Judge(_Network):
 
 
 class MaskedClassifier(_Network):
-    """Any image classifier: it looks at the edit on black, as in section 5.1 of the paper."""
+    """Any image classifier: it looks at the edit on black, as in section 5.1 of the paper.
+
+    At all of it: the picture is scaled to the size that the checkpoint's own preprocessing gives, which
+    often crops the middle, where a mask at the side would be cut away.
+    """
 
     def __init__(self, folder: Path, *, name: str, device: torch.device) -> None:
         """Raises ModelUnavailable for a folder that is not an image classifier with its preprocessing."""
@@ -119,9 +125,22 @@ class MaskedClassifier(_Network):
             ) from error
 
     def view(self, picture: FloatArray, mask: FloatArray) -> torch.Tensor:
-        pixels = np.rint(picture * (mask > 0)[..., None] * 255).astype(np.uint8)
-        seen: torch.Tensor = self.processor(images=pixels, return_tensors="pt").pixel_values
-        return seen
+        pixels = np.rint(on_black(picture, mask) * 255).astype(np.uint8)
+        height, width = self._processed(pixels).shape[2:]
+        scaled = Image.fromarray(pixels).resize((width, height), self.processor.resample)
+        return self._processed(np.asarray(scaled), do_resize=False, do_center_crop=False)
+
+    def _processed(self, pixels: npt.NDArray[np.uint8], **options: bool) -> torch.Tensor:
+        """What the checkpoint's preprocessing makes of a picture h w 3: 1 3 h w."""
+        made: torch.Tensor = self.processor(
+            images=pixels, input_data_format="channels_last", return_tensors="pt", **options
+        ).pixel_values
+        return made
+
+
+def on_black(picture: FloatArray, mask: FloatArray) -> FloatArray:
+    """A picture, h w 3, where its mask, h w, is not 0, and black elsewhere."""
+    return picture * (mask > 0)[..., None]
 
 
 def label_index(labels: Sequence[str], name: str) -> int:

@@ -27,7 +27,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not ins
 
 @pytest.fixture
 def folder(tmp_path: Path, bld: Run) -> Path:
-    """A study of three cases, ours dark and the other one light."""
+    """A study of six cases, ours dark and the other one light."""
     grey = np.full((32, 32, 3), 128, np.uint8)
     suite: Suite = build(
         ((f"p{i}", Photograph(grey)) for i in range(6)), [("owl", "an owl")], tmp_path / "suite", name="s"
@@ -73,7 +73,7 @@ def browser_page(**options: Any) -> Iterator[Any]:
 @needs_browser
 def test_a_rater_answers_by_mouse_and_keys(folder: Path, bld: Run) -> None:
     """The darker picture always, which is ours; the page may be left and come back to."""
-    _, questions = study.questions(folder)
+    questions = study.read_key(folder).questions
     foreign: list[str] = []
     with served(folder) as url, browser_page(viewport={"width": 390, "height": 800}) as page:
         page.on("request", lambda r: None if r.url.startswith((url, "data:")) else foreign.append(r.url))
@@ -99,6 +99,9 @@ def test_a_rater_answers_by_mouse_and_keys(folder: Path, bld: Run) -> None:
 
 @needs_browser
 def test_without_a_server_the_answers_are_a_file(folder: Path, tmp_path: Path, bld: Run) -> None:
+    """Another study, which the browser takes for the same place, begins anew and refuses them."""
+    another = tmp_path / "another"
+    bld("study", "build", "--run", tmp_path / "run", "--others", "light", "--output", another, "--seed", 1)
     with browser_page() as page:
         page.goto((folder / study.PAGE).as_uri())
         for _ in range(13):
@@ -106,16 +109,59 @@ def test_without_a_server_the_answers_are_a_file(folder: Path, tmp_path: Path, b
         with page.expect_download() as download:
             page.get_by_text("Save the answers").click()
         download.value.save_as(tmp_path / "answers.json")
+        page.goto((another / study.PAGE).as_uri())
+        assert page.locator("#progress").get_attribute("value") == "0"
+        page.get_by_role("button", name="They are equal").click()
+        page.goto((folder / study.PAGE).as_uri())
+        page.get_by_text("Save the answers").wait_for()
     assert len(json.loads((tmp_path / "answers.json").read_text())) == 13
     code, out, _ = bld("study", "analyse", folder, "--answers", tmp_path / "answers.json")
     assert code == 0
     assert "1 of them left out for a failed check" in out
+    code, _, err = bld("study", "analyse", another, "--answers", tmp_path / "answers.json")
+    assert code == 2
+    assert f"answers to the study {study.read_key(folder).study}, but this one is" in err
+
+
+@needs_browser
+def test_the_page_of_another_study_is_told_so(folder: Path, tmp_path: Path, bld: Run) -> None:
+    """It was open when another one took its place on the server."""
+    another = tmp_path / "another"
+    bld("study", "build", "--run", tmp_path / "run", "--others", "light", "--output", another, "--seed", 1)
+    with served(folder) as url, browser_page() as page:
+        page.goto(url)
+        shutil.copy(another / study.KEY, folder / study.KEY)
+        with served(folder) as other_url:
+            page.route(f"{url}/answers", lambda r: r.continue_(url=f"{other_url}/answers"))
+            page.get_by_role("button", name="They are equal").click()
+            page.get_by_text("That is the page of another study").wait_for()
+    assert study.Answers(folder / study.ANSWERS).all() == []
+
+
+def test_of_a_rater_the_last_answer_counts_whatever_it_came_in(
+    folder: Path, tmp_path: Path, bld: Run
+) -> None:
+    """One for ours in three files and in the database too; two for the other one."""
+    key = study.read_key(folder)
+    number, question = next((n, q) for n, q in enumerate(key.questions) if not q.check)
+    ours, other = ("left", "right") if question.left == "bld" else ("right", "left")
+    study.Answers(folder / study.ANSWERS).add("a", number, other)  # type: ignore[arg-type]
+    files = []
+    for rater, side in (("a", ours), ("b", other), ("c", other)):
+        files.append(tmp_path / f"{rater}.json")
+        files[-1].write_text(json.dumps([{"rater": rater, "question": number, "side": side}]))
+    for given, line in (([0, 0, 0, 1, 2], "| 0 | 1 | 0 |"), ([0, 0, 1], "| 0 | 0 | 1 |")):
+        answers = [part for i in given for part in ("--answers", files[i])]
+        code, out, _ = bld("study", "analyse", folder, *answers)
+        assert code == 0
+        assert f"| light | {question.kind} {line}" in out
 
 
 def test_answers_that_are_none_are_refused(folder: Path, tmp_path: Path, bld: Run) -> None:
     with served(folder) as url:
         for body, status in [
             ({"rater": "r", "question": 0, "side": "left"}, 204),
+            ({"study": "another", "rater": "r", "question": 0, "side": "right"}, 409),
             ({"rater": "r", "question": 99, "side": "left"}, 404),
             ({"rater": "r", "question": 0, "side": "up"}, 422),
             ({"rater": "<b>", "question": 0, "side": "left"}, 422),

@@ -18,6 +18,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from scipy import signal as filters
 from scipy import stats
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from bld import EditOptions, Editor, InvalidInput, ModelUnavailable
 from bld.classify import label_index, likeliest, load_classifier
@@ -156,6 +167,17 @@ def test_a_label_may_be_a_list_of_synonyms() -> None:
     assert label_index(["dog", "tabby, tabby cat"], "tabby cat") == 1
     with pytest.raises(ModelUnavailable, match="no label 'cat'"):
         label_index(["dog", "tabby, tabby cat"], "cat")
+
+
+def test_another_background_is_no_diversity() -> None:
+    """The bundled judge looks at the square around the mask's box, which is wider than the edit."""
+    distance, draws = ClassifierDistance(load_classifier("auto")), np.random.default_rng(0)
+    mask = np.zeros((96, 96), np.float32)
+    mask[20:80, 40:60] = 1
+    one, two, third = draws.random((3, 96, 96, 3)).astype(np.float32)
+    two[mask > 0] = one[mask > 0]
+    assert metrics.diversity(distance, [one, two], mask) == 0
+    assert metrics.diversity(distance, [one, third], mask) > 0
 
 
 def test_diversity_is_the_mean_over_pairs() -> None:
@@ -310,6 +332,65 @@ def test_the_judge_looks_at_the_box_and_finds_a_name() -> None:
     far[100:] = 0  # below the square around the box
     assert torch.equal(judge.view(far, mask), view)
     assert [f.ndim for f in judge.features(view)] == [4] * len(judge.features(view))
+
+
+def tiny_classifier(kind: str, folder: Path) -> Path:
+    """A classifier of 32 px with random weights, whose preprocessing crops the middle."""
+    if kind == "convnext":
+        network: Any = ConvNextForImageClassification(
+            ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_labels=3)
+        )
+        processor: Any = ConvNextImageProcessorPil(size={"shortest_edge": 32})
+    elif kind == "vit":
+        network = ViTForImageClassification(
+            ViTConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                      image_size=32, patch_size=8, num_labels=3)
+        )  # fmt: skip
+        crop = {"height": 32, "width": 32}
+        processor = ViTImageProcessorPil(size={"shortest_edge": 36}, do_center_crop=True, crop_size=crop)
+    else:
+        network = EfficientNetForImageClassification(
+            EfficientNetConfig(width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128, num_labels=3)
+        )
+        crop = {"height": 32, "width": 32}
+        processor = EfficientNetImageProcessorPil(
+            size={"height": 40, "width": 40}, do_center_crop=True, crop_size=crop
+        )
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["convnext", "vit", "efficientnet"])
+def test_a_classifier_sees_an_edit_at_the_side(kind: str, tmp_path: Path) -> None:
+    """Its own preprocessing would cut it away and have it judge black."""
+    classifier = load_classifier(str(tiny_classifier(kind, tmp_path)), device="cpu")
+    picture, mask = np.full((40, 160, 3), 0.7, np.float32), np.zeros((40, 160), np.float32)
+    mask[:, :10] = 1
+    seen, black = classifier.view(picture, mask), classifier.view(0 * picture, mask)
+    assert seen.shape == (1, 3, 32, 32)
+    apart = (seen - black).abs().amax((0, 1))
+    assert float(apart[:, :2].min()) > 0.5 * float(apart.max()) > 0
+    assert float(apart[:, 16:].max()) == 0
+    assert classifier.probabilities(seen).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_classifier_that_crops_nothing_sees_what_its_preprocessing_gives(tmp_path: Path) -> None:
+    tiny_classifier("vit", tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    classifier = load_classifier(str(tmp_path), device="cpu")
+    picture, mask = PHOTOS[0][:48].astype(np.float32) / 255, np.ones((48, 64), np.float32)
+    own = ViTImageProcessorPil.from_pretrained(tmp_path)(images=PHOTOS[0][:48], return_tensors="pt")
+    assert torch.equal(classifier.view(picture, mask), own.pixel_values)
+
+
+@pytest.mark.parametrize("height", [1, 3, 4])
+def test_a_picture_of_few_rows_has_its_channels_last(height: int, tmp_path: Path) -> None:
+    classifier = load_classifier(str(tiny_classifier("vit", tmp_path)), device="cpu")
+    picture = np.zeros((height, 40, 3), np.float32)
+    picture[..., 0] = 1
+    red, green, blue = classifier.view(picture, picture[..., 0])[0].mean((1, 2)).tolist()
+    assert red > 0.9 > -0.9 > green == blue
 
 
 @pytest.mark.parametrize("name", ["nowhere", str(BUNDLED / "mini/unet")])

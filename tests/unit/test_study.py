@@ -36,8 +36,9 @@ def suite(tmp_path: Path) -> Suite:
 
 def test_every_pair_is_asked_both_ways_and_the_page_names_no_method(suite: Suite, tmp_path: Path) -> None:
     count = study.build(suite, tmp_path / "run", "bld", ["other"], tmp_path / "study", seed=1)
-    ours, found = study.questions(tmp_path / "study")
-    assert ours == "bld"
+    key = study.read_key(tmp_path / "study")
+    found = key.questions
+    assert key.ours == "bld"
     assert [q.number for q in found] == list(range(count))
     checks = [q for q in found if q.check]
     pairs = sorted((q.kind, q.case) for q in found if not q.check)
@@ -45,6 +46,7 @@ def test_every_pair_is_asked_both_ways_and_the_page_names_no_method(suite: Suite
     assert len(checks) == 2
     assert {q.left for q in found if not q.check} == {"bld", "other"}, "sides change"
     page = (tmp_path / "study" / study.PAGE).read_text()
+    assert f'study = "{key.study}"' in page
     assert "other" not in re.sub(r"data:image[^\"]*", "", page).replace("another", "")
     assert "<owl>" not in page
     assert "\\u003cowl>" in page
@@ -62,7 +64,21 @@ def test_a_method_without_pictures_is_named(suite: Suite, tmp_path: Path) -> Non
     with pytest.raises(InvalidInput, match="nobody has no picture"):
         study.build(suite, tmp_path / "run", "bld", ["nobody"], tmp_path / "study", seed=0)
     with pytest.raises(InvalidInput, match="not a study"):
-        study.questions(tmp_path / "study")
+        study.read_key(tmp_path / "study")
+
+
+def test_a_study_is_told_by_its_pictures_too(suite: Suite, tmp_path: Path) -> None:
+    def built(name: str) -> str | None:
+        study.build(suite, tmp_path / "run", "bld", ["other"], tmp_path / name, seed=1)
+        return study.read_key(tmp_path / name).study
+
+    first = built("a")
+    assert built("b") == first
+    save_png(tmp_path / "run/other/000/00.png", np.full((32, 32, 3), 90, np.uint8))
+    assert built("a") != first
+    Answers(tmp_path / "a" / study.ANSWERS)
+    with pytest.raises(InvalidInput, match="has answers to the study"):
+        built("a")
 
 
 def test_the_last_answer_of_a_rater_counts(tmp_path: Path) -> None:
@@ -127,4 +143,4 @@ def test_exchanging_the_methods_exchanges_the_verdict(choices: dict[int, str]) -
 
 def test_the_key_is_json(suite: Suite, tmp_path: Path) -> None:
     study.build(suite, tmp_path / "run", "bld", ["other"], tmp_path / "study", seed=0)
-    assert set(json.loads((tmp_path / "study" / study.KEY).read_text())) == {"ours", "questions"}
+    assert set(json.loads((tmp_path / "study" / study.KEY).read_text())) == {"study", "ours", "questions"}

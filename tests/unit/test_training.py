@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image, ImageDraw
 from torch import nn
 from transformers import CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from bld.errors import InvalidInput
 from bld.training import autoencoder, ranker, text_encoder, text_to_image, tokenizer
@@ -24,8 +26,9 @@ from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, everything, load_sprites
 from bld.training.limits import Limits
-from bld.training.loop import OutOfTime, Run, rate
+from bld.training.loop import OutOfTime, Run, rate, whole
 from bld.training.recipes import RECIPES
+from bld.training.run import Training
 from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured, styles, vocabulary
 
 NAMES = (
@@ -344,6 +347,25 @@ def test_a_run_that_may_take_so_long_ends_by_then_with_its_rate_at_nothing(tmp_p
     assert again.done == whole.done
 
 
+def test_a_folder_is_there_when_all_of_it_is(tmp_path: Path) -> None:
+    def fill(*names: str) -> None:
+        with whole(tmp_path / "part") as fresh:
+            for name in names:
+                if name == "killed":
+                    raise KeyboardInterrupt
+                (fresh / name).write_text(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill("a", "killed")
+    assert not (tmp_path / "part").exists()
+    fill("b")
+    with pytest.raises(KeyboardInterrupt):
+        fill("c", "killed")
+    assert [path.name for path in (tmp_path / "part").iterdir()] == ["b"]
+    fill("d")
+    assert [path.name for path in tmp_path.rglob("*")] == ["part", "d"]
+
+
 def test_several_processes_train_one_model(data: Path, tmp_path: Path) -> None:
     """Two on this CPU: both end with the same weights, and one of them writes."""
     launched = subprocess.run(
@@ -356,9 +378,23 @@ def test_several_processes_train_one_model(data: Path, tmp_path: Path) -> None:
     assert made[0]["weights"] == made[1]["weights"]
     assert made[0]["first_draw"] != made[1]["first_draw"], "both drew the same batches"
     assert made[0]["done"] == made[1]["done"] == 80
+    assert made[0]["made_by"] == made[1]["made_by"] == "0"
+    assert all("cuda:1 with 2 processes: each takes a GPU of its own" in one["refused"] for one in made)
     assert not any("gloo" in thread for one in made for thread in one["threads"]), "it may abort at its end"
     assert (tmp_path / "line.pt").is_file()
     assert len((tmp_path / "line.csv").read_text().splitlines()) == 2
+
+
+def test_processes_meet_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to "cuda" before goes to the first GPU in all of them."""
+
+    def compositor(training: Training, seed: int) -> Compositor:
+        raise InvalidInput(f"met: {PartialState._shared_state != {}}")
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(Training, "compositor", compositor)
+    with pytest.raises(InvalidInput, match="met: True"):
+        Training(RECIPES["tiny"], tmp_path, tmp_path, None, torch.device("cpu")).run("autoencoder")
 
 
 def test_normalising_latents_changes_no_picture() -> None:
@@ -403,6 +439,15 @@ def test_every_noise_level_counts_the_same() -> None:
     assert losses == pytest.approx(0.275, rel=0.1), "the loss is as large as the errors are"
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_bad_error_spoils_no_later_loss(bad: float) -> None:
+    balance, clean = text_to_image.Balance(), text_to_image.Balance()
+    timestep = torch.tensor([10, 20, 700])
+    assert not torch.isfinite(balance(torch.tensor([0.5, bad, 0.1]), timestep))
+    clean(torch.tensor([0.5, 0.1]), timestep[[0, 2]])
+    assert balance(torch.tensor([0.4, 0.6, 0.2]), timestep) == clean(torch.tensor([0.4, 0.6, 0.2]), timestep)
+
+
 def test_the_target_is_the_mean_of_what_the_noisy_latent_may_be() -> None:
     z = torch.randn(2, 4, 3, 3, generator=generator(0))
     alike = torch.randn(2, 5, 4, 3, 3, generator=generator(1))
@@ -432,12 +477,22 @@ def test_timesteps_of_a_batch_are_spread() -> None:
 def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from bld.training import run
 
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    model, sheets = tmp_path / "run" / "model", tmp_path / "sheets"
     monkeypatch.setattr(run, "vocabulary", lambda: NAMES)
+    for piece in (DDIMScheduler, CLIPImageProcessorPil):  # its part has others
+        with monkeypatch.context() as killed:
+            killed.setattr(piece, "save_pretrained", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
     run.start("all", recipe="tiny", data=data, folder=tmp_path / "run", samples=None)
+    assert len(list((model / "ranker").iterdir())) == 5
     for exam, edits, candidates in (("sheet", len(NAMES), 4), ("paper", len(NAMES), 8), ("colours", 4, 4)):
         report = json.loads((tmp_path / "run" / f"{exam}.json").read_text())
         assert report["edits"] == edits
@@ -445,7 +500,6 @@ def test_the_whole_recipe_runs_and_plain_diffusers_loads_what_it_makes(
         assert 0 <= report["top_1"] <= report["top_5"] <= 1
         with Image.open(tmp_path / "run" / f"{exam}.png") as sheet:
             assert sheet.width > 0
-    model, sheets = tmp_path / "run" / "model", tmp_path / "sheets"
     run.start("sheet", recipe="tiny", data=data, folder=sheets, samples=None, start_from=str(model))
     reports = sorted(file.name for file in sheets.glob("*.json"))
     assert reports == ["colours.json", "paper.json", "sheet.json"]

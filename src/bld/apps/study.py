@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bld.apps.flags import LOCAL
 from bld.errors import InvalidInput, MissingExtra
+
+if TYPE_CHECKING:
+    from bld.evaluation.study import Key
 
 app = typer.Typer(
     name="study", help="Ask people which of two edits they prefer.", invoke_without_command=True
@@ -74,32 +77,35 @@ def analyse(
     """Who was preferred: the majority of each case's raters, ties split, with intervals and tests."""
     from bld.evaluation import study
 
-    ours, questions = study.questions(folder)
+    key = study.read_key(folder)
     given = study.Answers(folder / study.ANSWERS).all() if (folder / study.ANSWERS).is_file() else []
     for file in answers or ():
-        given += _saved(file, len(questions))
+        given += _saved(file, key)
+    given = study.last(given)
     if not given:
         raise InvalidInput(f"{folder}: no answers yet")
     raters = {rater for rater, _, _ in given}
-    trusted = study.attentive(questions, given)
+    trusted = study.attentive(key.questions, given)
     typer.echo(f"{len(raters)} raters, {len(raters - trusted)} of them left out for a failed check.\n")
-    typer.echo(f"| {ours} against | in | won | lost | even | share, % (95 %) | p |")
+    typer.echo(f"| {key.ours} against | in | won | lost | even | share, % (95 %) | p |")
     typer.echo("|---|---|---|---|---|---|---|")
-    for v in study.analyse(ours, questions, given):
+    for v in study.analyse(key.ours, key.questions, given):
         low, high = (100 * bound for bound in v.interval)
         share = f"{100 * v.share:.0f} ({low:.0f} to {high:.0f})"
         typer.echo(f"| {v.other} | {v.kind} | {v.ours} | {v.other_wins} | {v.ties} | {share} | {v.p:.3g} |")
 
 
-def _saved(file: Path, count: int) -> list[tuple[str, int, Any]]:
-    """The answers of a file. Raises InvalidInput for anything else."""
+def _saved(file: Path, key: "Key") -> list[tuple[str, int, Any]]:
+    """The answers of a file. Raises InvalidInput for anything else, and for those to another study."""
     try:
-        found = [
-            (str(a["rater"]), int(a["question"]), str(a["side"])) for a in json.loads(file.read_text("utf-8"))
-        ]
+        given = json.loads(file.read_text("utf-8"))
+        found = [(str(a["rater"]), int(a["question"]), str(a["side"])) for a in given]
+        others = {str(a["study"]) for a in given if "study" in a} - {key.study}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{file}: not a file of answers ({error})") from error
+    if others:
+        raise InvalidInput(f"{file}: answers to the study {others.pop()}, but this one is {key.study}")
     for _, question, side in found:
-        if not 0 <= question < count or side not in ("left", "right", "equal"):
+        if not 0 <= question < len(key.questions) or side not in ("left", "right", "equal"):
             raise InvalidInput(f"{file}: {side} to question {question} is no answer of this study")
     return found

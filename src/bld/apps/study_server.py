@@ -9,19 +9,21 @@ from pydantic import BaseModel, StringConstraints
 
 from bld.errors import InvalidInput
 from bld.evaluation import study
+from bld.evaluation.study import Side
 
 
 class Answer(BaseModel):
     """What the page sends."""
 
+    study: str | None = None
     rater: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")]
     question: int
-    side: study.Side
+    side: Side
 
 
 def create_app(folder: Path) -> FastAPI:
     """The application for a study. Raises InvalidInput if the folder has none."""
-    _, questions = study.questions(folder)
+    key = study.read_key(folder)
     page, answers = folder / study.PAGE, study.Answers(folder / study.ANSWERS)
     if not page.is_file():
         raise InvalidInput(f"{page}: not there; build the study again")
@@ -35,7 +37,9 @@ def create_app(folder: Path) -> FastAPI:
     @app.post("/answers", status_code=204)
     def keep(answer: Answer) -> Response:
         """One answer."""
-        if not 0 <= answer.question < len(questions):
+        if answer.study not in (None, key.study):
+            raise HTTPException(409, "That is the page of another study; please load it again.")
+        if not 0 <= answer.question < len(key.questions):
             raise HTTPException(404, "no such question")
         answers.add(answer.rater, answer.question, answer.side)
         return Response(status_code=204)

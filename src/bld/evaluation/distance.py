@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bld.classify import Classifier
+from bld.classify import Classifier, on_black
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray
 
@@ -62,13 +62,15 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
 
 
 class ClassifierDistance:
-    """The distance on a classifier's features, unweighted: not LPIPS, and no figures of the paper."""
+    """The distance on a classifier's features of the edits on black, unweighted: not LPIPS, and no figures
+    of the paper.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier, self.name = classifier, f"features of {classifier.name}"
 
     def features(self, picture: FloatArray, mask: FloatArray) -> Features:
-        return self.classifier.features(self.classifier.view(picture, mask))
+        return self.classifier.features(self.classifier.view(on_black(picture, mask), mask))
 
     def between(self, a: Features, b: Features) -> float:
         return float(between(a, b))
@@ -103,7 +105,7 @@ class Lpips:
 
     @torch.no_grad()
     def features(self, picture: FloatArray, mask: FloatArray) -> Features:
-        masked = np.ascontiguousarray(picture * (mask > 0)[..., None], np.float32)
+        masked = np.ascontiguousarray(on_black(picture, mask), np.float32)
         return self._activations(torch.from_numpy(masked).permute(2, 0, 1)[None] * 2 - 1)
 
     def between(self, a: Features, b: Features) -> float:

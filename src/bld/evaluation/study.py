@@ -1,6 +1,7 @@
 """A user study: two-alternative questions, and what the answers say (section 5.2, appendix C.2, table 4)."""
 
 import base64
+import hashlib
 import io
 import json
 import random
@@ -48,6 +49,17 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Key:
+    """What tells the answers. study: the id that the page and its answers name, None of one built before
+    there were any. ours: the method that the others are compared with.
+    """
+
+    study: str | None
+    ours: str
+    questions: list[Question]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Ours against another method. ours, other, ties: cases by the majority of their raters.
 
@@ -72,8 +84,10 @@ def build(suite: Suite, run: Path, ours: str, others: Sequence[str], folder: Pat
     """Write the page and its key into `folder`; returns the number of questions.
 
     run: the folder of an evaluation with rows of all the methods. Order and sides are shuffled by the seed.
-    Raises InvalidInput if a method has no picture of a case.
+    Raises InvalidInput if a method has no picture of a case, or if the folder has answers to another study.
     """
+    if (folder / ANSWERS).exists():
+        raise InvalidInput(f"{folder} has answers to the study that it holds: choose another folder")
     shuffled = random.Random(seed)
     asked = [
         (kind, case, other)
@@ -95,9 +109,11 @@ def build(suite: Suite, run: Path, ours: str, others: Sequence[str], folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     template = resources.files(__package__).joinpath("study_page.html").read_text(encoding="utf-8")
     data = json.dumps(shown).replace("<", "\\u003c")  # nothing of it can end the script
-    write_text_atomic(folder / PAGE, template.replace("/*QUESTIONS*/[]", data))
     key = {"ours": ours, "questions": [asdict(question) for question in questions]}
-    write_text_atomic(folder / KEY, json.dumps(key, indent=1) + "\n")
+    study = hashlib.sha256((json.dumps(key) + data).encode("utf-8")).hexdigest()[:16]
+    page = template.replace("/*STUDY*/", study).replace("/*QUESTIONS*/[]", data)
+    write_text_atomic(folder / PAGE, page)
+    write_text_atomic(folder / KEY, json.dumps({"study": study, **key}, indent=1) + "\n")
     return len(questions)
 
 
@@ -135,11 +151,13 @@ def _shown(question: Question, text: str, pictures: Sequence[Image.Image]) -> di
 # --- collecting ---
 
 
-def questions(folder: Path) -> tuple[str, list[Question]]:
-    """Which method is ours, and the questions of a study. Raises InvalidInput for no study."""
+def read_key(folder: Path) -> Key:
+    """The key of a study. Raises InvalidInput for no study."""
     try:
         key = json.loads((folder / KEY).read_text(encoding="utf-8"))
-        return str(key["ours"]), [Question(**question) for question in key["questions"]]
+        return Key(
+            key.get("study"), str(key["ours"]), [Question(**question) for question in key["questions"]]
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{folder}: not a study ({error}); build one with bld study build") from error
 
@@ -171,6 +189,11 @@ class Answers:
 
 
 # --- analysing ---
+
+
+def last(answers: Iterable[tuple[str, int, Side]]) -> list[tuple[str, int, Side]]:
+    """One answer for each rater and question, the last one given."""
+    return [(rater, number, side) for (rater, number), side in {(r, n): s for r, n, s in answers}.items()]
 
 
 def attentive(found: Sequence[Question], answers: Iterable[tuple[str, int, Side]]) -> set[str]:

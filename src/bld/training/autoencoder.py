@@ -134,7 +134,7 @@ def train(
     images = torch.cat([compositor.draw(32, generator).image for _ in range(16)]) * 2 - 1
     normalise_latents(vae, images)
     log.info("autoencoder: %.2f dB on composites", quality(vae, compositor, generator))
-    run.write(vae, "autoencoder")
+    run.write("autoencoder", vae)
     return vae
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from bld.baselines.glide import BASE, TOKENIZER, UPSAMPLER
 from bld.errors import InvalidInput
+from bld.training.loop import whole
 
 CLASSES = {
     "vae": ("diffusers", "AutoencoderKL"),
@@ -18,7 +20,7 @@ CLASSES = {
     "scheduler": ("diffusers", "DDIMScheduler"),
 }
 
-BASELINES = ("pixels", "vqgan", "glide")
+BASELINES = ("pixels", "vqgan", f"glide/{TOKENIZER}", f"glide/{BASE}", f"glide/{UPSAMPLER}")
 BESIDE = ("ranker", "judge")  # not parts of the pipeline
 
 
@@ -31,34 +33,31 @@ def export(run: Path, target: Path, *, guidance_scale: float, steps: int) -> Non
     missing = [source.name for source in sources.values() if not source.is_dir()]
     if missing:
         raise InvalidInput(f"{run} has no {', '.join(missing)} yet: train it first")
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    for part in CLASSES:
-        shutil.copytree(sources[part], fresh / part)
-        _forget_origin(fresh / part / "config.json")
-        for weights in (fresh / part).glob("*.safetensors"):
-            _halve(weights, prefix="text_model." if part == "text_encoder" else "")
-    _state_dtype(fresh / "text_encoder" / "config.json")
-    index: dict[str, Any] = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.42.1",
-        "_bld_guidance_scale": guidance_scale,
-        "_bld_steps": steps,
-        "_bld_whole": False,  # it learnt things in the middle of a picture, where a crop has its mask
-        **{part: list(names) for part, names in CLASSES.items()},
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-    }
-    (fresh / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for part in BESIDE:
-        if (run / part).is_dir():
-            shutil.copytree(run / part, fresh / part)
+    with whole(target) as fresh:
+        for part in CLASSES:
+            shutil.copytree(sources[part], fresh / part)
+            _forget_origin(fresh / part / "config.json")
             for weights in (fresh / part).glob("*.safetensors"):
-                _halve(weights, prefix="")
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.replace(target)
+                _halve(weights, prefix="text_model." if part == "text_encoder" else "")
+        _state_dtype(fresh / "text_encoder" / "config.json")
+        index: dict[str, Any] = {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.42.1",
+            "_bld_guidance_scale": guidance_scale,
+            "_bld_steps": steps,
+            "_bld_whole": False,  # it learnt things in the middle of a picture, where a crop has its mask
+            **{part: list(names) for part, names in CLASSES.items()},
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+        }
+        (fresh / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        for part in BESIDE:
+            if (run / part).is_dir():
+                shutil.copytree(run / part, fresh / part)
+                for weights in (fresh / part).glob("*.safetensors"):
+                    _halve(weights, prefix="")
 
 
 def export_baselines(run: Path, target: Path) -> None:
@@ -69,15 +68,12 @@ def export_baselines(run: Path, target: Path) -> None:
     missing = [part for part in BASELINES if not (run / part).is_dir()]
     if missing:
         raise InvalidInput(f"{run} has no {', '.join(missing)} yet: train it first")
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    for part in BASELINES:
-        shutil.copytree(run / part, fresh / part)
-    for weights in fresh.rglob("*.safetensors"):
-        _halve(weights, prefix="")
-        _forget_origin(weights.parent / "config.json")
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.replace(target)
+    with whole(target) as fresh:
+        for part in BASELINES:
+            shutil.copytree(run / part, fresh / part)
+        for weights in fresh.rglob("*.safetensors"):
+            _halve(weights, prefix="")
+            _forget_origin(weights.parent / "config.json")
 
 
 def _halve(weights: Path, *, prefix: str) -> None:

@@ -6,6 +6,7 @@ base also learns without a text, for guidance, and with nothing known, which is 
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from bld.training import pixels
 from bld.training import tokenizer as tokenizers
 from bld.training.captions import Captions, every_caption
 from bld.training.composites import Compositor
-from bld.training.loop import Run, half_precision, seeded
+from bld.training.loop import Run, half_precision, once, seeded
 from bld.training.pictures import PictureRing, Pictures
 from bld.training.recipes import Recipe
 from bld.training.vocabulary import Name, styles
@@ -108,8 +109,7 @@ def train(recipe: Recipe, compositor: Compositor, names: tuple[Name, ...], folde
     taught, keywords = styles(flat=recipe.flat), compositor.sprites.keywords
     corpus = [text for form in every_caption(names, keywords, taught) for text, _ in form]
     where = folder / "glide" / TOKENIZER
-    if not where.is_dir():
-        tokenizers.train(corpus, r.vocabulary, r.tokens, where)
+    once(where, partial(tokenizers.train, corpus, r.vocabulary, r.tokens))
     tokenizer = CLIPTokenizer.from_pretrained(where)
     words = Captions(names, keywords, tokenizer, taught)
     for part in (BASE, UPSAMPLER):
@@ -162,4 +162,4 @@ def _train(
         return (found - x).square().mean()
 
     run.train(step)
-    run.write(run.averaged(part), f"glide/{part}")
+    run.write(f"glide/{part}", run.averaged(part))

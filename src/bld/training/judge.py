@@ -108,4 +108,4 @@ def train(
         exam = (batch(unseen) for _ in range(16))
         hits = [(classify(judge, x).argmax(1) == y).float().mean() for x, y in exam]
     log.info("judge: %.1f %% of fresh composites named right", 100 * float(torch.stack(hits).mean()))
-    run.write(judge, "judge")
+    run.write("judge", judge)

@@ -1,10 +1,12 @@
-"""What every training run shares: schedule, weight averages, checkpoints and a loss curve."""
+"""What every training run shares: schedule, weight averages, checkpoints, a loss curve, whole parts."""
 
 import csv
 import logging
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,23 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator(torch.get_default_device()).manual_seed(seed + 1_000_003 * rank)
 
 
+def join_group(device: torch.device) -> bool:
+    """Meet the other processes, if there are any, before anything is made; whether this is the first one.
+
+    From here on "cuda" is the GPU of this process: `device`, or of several processes each one's own. Raises
+    InvalidInput if several are given a single one.
+    """
+    state = PartialState(cpu=device.type == "cpu")
+    if device.type == "cuda" and device.index is not None:
+        if state.num_processes > 1:
+            raise InvalidInput(
+                f"--device {device} with {state.num_processes} processes: each takes a GPU of its own; "
+                "say --device cuda, and choose among the GPUs by CUDA_VISIBLE_DEVICES"
+            )
+        torch.cuda.set_device(device)
+    return bool(state.is_main_process)
+
+
 def leave_group() -> None:
     """Part from the other processes, if there are any, when all have come so far.
 
@@ -50,6 +69,28 @@ def leave_group() -> None:
     state = PartialState(cpu=on_cpu())
     state.wait_for_everyone()
     state.destroy_process_group()
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A fresh folder to write into, which takes the place of `folder` when the block ends well.
+
+    So what is there is all there, at whatever moment a process was killed.
+    """
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    yield fresh
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.replace(folder)
+
+
+def once(folder: Path, fill: Callable[[Path], Any]) -> None:
+    """Have `folder` made by what fills it, unless it is there; of several processes, by the first one."""
+    with PartialState(cpu=on_cpu()).main_process_first():
+        if not folder.is_dir():
+            with whole(folder) as fresh:
+                fill(fresh)
 
 
 def half_precision() -> torch.autocast:
@@ -89,7 +130,8 @@ class Objective(nn.Module):
         super().__init__()
         self.parts, self.step = nn.ModuleDict(modules), step
 
-    def forward(self) -> torch.Tensor:
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        """The loss. Torch shares a module among GPUs only if it is given something to move to them."""
         return self.step()
 
 
@@ -164,10 +206,12 @@ class Run:
         """Whether this is the process that writes."""
         return bool(self.accelerator.is_main_process)
 
-    def write(self, part: Any, name: str) -> None:
-        """Save a finished part (whatever has `save_pretrained`) under `name` in the run's folder."""
+    def write(self, name: str, *pieces: Any) -> None:
+        """Save a finished part, all pieces of it (whatever has `save_pretrained`), in the run's folder."""
         if self.keeps_books:
-            part.save_pretrained(self.folder / name)
+            with whole(self.folder / name) as fresh:
+                for piece in pieces:
+                    piece.save_pretrained(fresh)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
@@ -211,13 +255,14 @@ class Run:
         Raises OutOfTime, with the checkpoint written, at the deadline.
         """
         objective = self.accelerator.prepare_model(Objective(self.modules, step))
+        nothing = torch.zeros(1, device=self.accelerator.device)  # `step` draws its own batch
         before, started, saved = self.seconds, time.monotonic(), time.monotonic()
         losses: list[torch.Tensor] = []
         while self.share < 1:
             factor = rate(self.share, warmup=self.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * max(factor, 1e-3)
-            loss = objective()
+            loss = objective(nothing)
             self.accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
             if torch.isfinite(norm):  # one bad batch must not end a night's run

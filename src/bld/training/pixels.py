@@ -45,4 +45,4 @@ def train(recipe: Recipe, compositor: Compositor, folder: Path) -> None:
         return (found - x).square().mean()
 
     run.train(step)
-    run.write(run.averaged("pixels"), "pixels")
+    run.write("pixels", run.averaged("pixels"))

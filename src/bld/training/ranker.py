@@ -208,5 +208,4 @@ def train(
         image_mean=[MEAN] * 3,
         image_std=[STD] * 3,
     )
-    for part in (clip, tokenizer, processor):
-        run.write(part, "ranker")
+    run.write("ranker", clip, tokenizer, processor)

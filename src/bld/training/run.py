@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate import PartialState
 
 from bld.baselines.entrants import BUNDLED as BASELINES
+from bld.baselines.glide import UPSAMPLER
 from bld.errors import InvalidInput
 from bld.models.load import BUNDLED, find, pick_device
 from bld.training import autoencoder, glide, judge, pixels, ranker, text_encoder, text_to_image, vqgan
@@ -28,7 +28,7 @@ from bld.training.data import (
 )
 from bld.training.export import export, export_baselines
 from bld.training.limits import Limits
-from bld.training.loop import OutOfTime, leave_group
+from bld.training.loop import OutOfTime, join_group, leave_group, once
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
@@ -41,7 +41,7 @@ ALL: tuple[Part, ...] = (
     "autoencoder", "text-encoder", "text-to-image", "ranker", "judge", "export", "sheet"
 )  # fmt: skip
 CONTINUED: tuple[Part, ...] = ("autoencoder", "text-encoder", "text-to-image", "ranker", "judge")
-MADE = {
+MADE = {  # what each part writes last
     "autoencoder": "autoencoder",
     "text-encoder": "text_encoder",
     "text-to-image": "unet",
@@ -49,7 +49,7 @@ MADE = {
     "judge": "judge",
     "pixels": "pixels",
     "vqgan": "vqgan",
-    "glide": "glide",
+    "glide": f"glide/{UPSAMPLER}",
 }
 LENGTHS = {  # where the recipe says how long a part trains
     "autoencoder": ("autoencoder", "samples"),
@@ -133,7 +133,7 @@ class Training:
                 )
         for part in parts:
             mine = self.folder / ("autoencoder" if part == "vae" else part)
-            shutil.copytree(model / part, mine, dirs_exist_ok=True)
+            once(mine, partial(shutil.copytree, model / part, dirs_exist_ok=True))
 
     def begin_with_words(self, model: Path) -> None:
         """Take the autoencoder of a model, and what reads its prompts unless the run has its own."""
@@ -213,8 +213,9 @@ class Training:
         leave_group()
 
     def _run(self, part: Part) -> None:
+        first = join_group(self.device)
         for name in ALL if part == "all" else (part,):
-            if name not in MADE and not PartialState(cpu=self.device.type == "cpu").is_main_process:
+            if name not in MADE and not first:
                 continue
             if part == "all" and name in MADE and (self.folder / MADE[name]).is_dir():
                 log.info("%s: already there", name)

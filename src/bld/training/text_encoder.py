@@ -7,11 +7,11 @@ belong, is the same for every prompt, so all pictures teach it.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -20,7 +20,7 @@ from bld.training import tokenizer as tokenizers
 from bld.training.captions import Captions, every_caption
 from bld.training.colours import COLOURS
 from bld.training.composites import Compositor
-from bld.training.loop import Run, half_precision, on_cpu, seeded
+from bld.training.loop import Run, half_precision, once, seeded
 from bld.training.recipes import Recipe, TextEncoder
 from bld.training.vocabulary import Name, styles
 
@@ -95,9 +95,7 @@ def train(
     generator = seeded(recipe.seed + 5)
     r, keywords, taught = recipe.text_encoder, compositor.sprites.keywords, styles(flat=recipe.flat)
     corpus = [text for form in every_caption(names, keywords, taught) for text, _ in form]
-    with PartialState(cpu=on_cpu()).main_process_first():
-        if not (folder / "tokenizer").is_dir():
-            tokenizers.train(corpus, r.vocabulary, r.tokens, folder / "tokenizer")
+    once(folder / "tokenizer", partial(tokenizers.train, corpus, r.vocabulary, r.tokens))
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     words = Captions(names, keywords, tokenizer, taught)
     subjects, patches = appearances(vae, compositor, words)
@@ -123,4 +121,4 @@ def train(
         run.averaged("text_encoder"), run.averaged("head")
         missed = torch.stack([step() for _ in range(16)]).mean()
     log.info("text encoder: %.1f %% of what things look like", 100 * (1 - float(missed)))
-    run.write(encoder, "text_encoder")
+    run.write("text_encoder", encoder)

@@ -149,10 +149,14 @@ class Balance:
         self.total, self.count = torch.zeros(20), torch.zeros(20)
 
     def __call__(self, error: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The weighted mean of errors, b, at timesteps, b; about as large as their mean."""
+        """The weighted mean of errors, b, at timesteps, b; about as large as their mean.
+
+        An error that is no number is left out of the running means: it would stay in all later ones.
+        """
         span, found = timestep // 50, error.detach()
-        self.total.mul_(0.99).index_add_(0, span, found)
-        self.count.mul_(0.99).index_add_(0, span, torch.ones_like(found))
+        finite = found.isfinite()
+        self.total.mul_(0.99).index_add_(0, span, torch.where(finite, found, 0))
+        self.count.mul_(0.99).index_add_(0, span, finite.to(found.dtype))
         usual = self.total[span] / self.count[span]
         weighted: torch.Tensor = (error / usual).mean() * (self.total.sum() / self.count.sum())
         return weighted
@@ -273,5 +277,5 @@ def train(
     # On a CPU the fused attention kernels run one small product at a time: a third slower in all.
     with sdpa_kernel(SDPBackend.MATH) if on_cpu() else nullcontext():
         run.train(step)
-    run.write(run.averaged("unet"), "unet")
-    run.write(DDIMScheduler(**SCHEDULER), "scheduler")
+    run.write("scheduler", DDIMScheduler(**SCHEDULER))
+    run.write("unet", run.averaged("unet"))  # the last one: where it is, the part is done

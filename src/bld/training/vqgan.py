@@ -94,4 +94,4 @@ def train(recipe: Recipe, compositor: Compositor, autoencoder: AutoencoderKL, fo
         z = vqgan.encode(images * 2 - 1).latents
         decoded, used = vqgan.decode(z).sample, len(vqgan.quantize(z)[2][2].unique())
     log.info("vqgan: %.2f dB on composites, %d entries in use", psnr(decoded / 2 + 0.5, images), used)
-    run.write(vqgan, "vqgan")
+    run.write("vqgan", vqgan)
