@@ -22,6 +22,7 @@ from tests.apps.conftest import Run
 from tests.apps.servers import until
 
 CHROMIUM = shutil.which("chromium")
+NAMED = "--host-resolver-rules=MAP raters.test 127.0.0.1"  # this machine, as another one sees it
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt install chromium")
 
 
@@ -63,7 +64,7 @@ def browser_page(**options: Any) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", NAMED])
         try:
             yield browser.new_page(**options)
         finally:
@@ -75,7 +76,8 @@ def test_a_rater_answers_by_mouse_and_keys(folder: Path, bld: Run) -> None:
     """The darker picture always, which is ours; the page may be left and come back to."""
     questions = study.read_key(folder).questions
     foreign: list[str] = []
-    with served(folder) as url, browser_page(viewport={"width": 390, "height": 800}) as page:
+    with served(folder) as local, browser_page(viewport={"width": 390, "height": 800}) as page:
+        url = local.replace("127.0.0.1", "raters.test")
         page.on("request", lambda r: None if r.url.startswith((url, "data:")) else foreign.append(r.url))
         page.goto(url)
         for place, question in enumerate(questions):
@@ -169,7 +171,8 @@ def test_answers_that_are_none_are_refused(folder: Path, tmp_path: Path, bld: Ru
             assert httpx2.post(f"{url}/answers", json=body).status_code == status
         assert httpx2.get(f"{url}/{study.KEY}").status_code == 404, "the key stays at home"
     assert study.Answers(folder / study.ANSWERS).all() == [("r", 0, "left")]
-    (tmp_path / "bad.json").write_text('[{"rater": "r", "question": 0, "side": "up"}]')
-    assert bld("study", "analyse", folder, "--answers", tmp_path / "bad.json")[0] == 2
+    for answer in ('"question": 0, "side": "up"', '"question": 1e999, "side": "left"'):
+        (tmp_path / "bad.json").write_text(f'[{{"rater": "r", {answer}}}]')
+        assert bld("study", "analyse", folder, "--answers", tmp_path / "bad.json")[0] == 2
     assert bld("study", "analyse", tmp_path)[0] == 2
     assert bld("study", "build", "--run", tmp_path, "--others", "light")[0] == 2

@@ -101,7 +101,7 @@ def _saved(file: Path, key: "Key") -> list[tuple[str, int, Any]]:
         given = json.loads(file.read_text("utf-8"))
         found = [(str(a["rater"]), int(a["question"]), str(a["side"])) for a in given]
         others = {str(a["study"]) for a in given if "study" in a} - {key.study}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InvalidInput(f"{file}: not a file of answers ({error})") from error
     if others:
         raise InvalidInput(f"{file}: answers to the study {others.pop()}, but this one is {key.study}")
