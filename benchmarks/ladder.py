@@ -18,7 +18,7 @@ from bld.evaluation import bench
 from bld.evaluation.distance import ClassifierDistance
 from bld.evaluation.methods import ByEditor
 from bld.evaluation.run import Judges
-from bld.options import PRESETS
+from bld.options import PRESETS, LoadOptions
 
 PAPER, FAST = PRESETS["paper"], PRESETS["fast"]
 SOLVER = {**PAPER, **{name: FAST[name] for name in ("steps", "scheduler")}}
@@ -46,15 +46,17 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=PAPER["candidates"])
     parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
     given = parser.parse_args()
-    editor = Editor.from_pretrained(given.model, dtype=given.dtype)
+    loading = LoadOptions(dtype=given.dtype)
+    editor = Editor.from_pretrained(given.model, options=loading)
     judge = load_classifier("auto", given.model)
-    suite = open_suite(given.suite, judge.labels).first(given.cases)
+    suite = open_suite(given.suite, judge.labels)
+    bench.begin(given.output, editor, suite, judge, loading, candidates=given.candidates)
     entered = {
         name: ByEditor(editor, EditOptions(**{**RUNGS[name], "candidates": given.candidates}), name)
         for name in given.rungs
     }
     judges = Judges(judge, ClassifierDistance(judge))
-    bench.run(editor, entered, suite, judges, given.output, repeats=0)
+    bench.run(editor, entered, suite.first(given.cases), judges, given.output, repeats=0)
     found = {entry["system"]: entry for entry in bench.summary(given.output)}
     print("| with | UNet evaluations | seconds | batch, % | first, % (95 %) |\n|---|---|---|---|---|")
     measured = bench.rows(given.output, "case")

@@ -113,6 +113,15 @@ def test_finished_pictures_enter_too(suite: Path, tmp_path: Path, bld: Run) -> N
     assert bld(*asked)[0] == 0
     (line,) = [line for line in (tmp_path / "run/report.md").read_text().splitlines() if "untouched" in line]
     assert "exact" in line
+    assert bld(*asked, "--device", "cpu")[0] == 0, "what only changes the time may differ"
+    code, _, err = bld(*asked, "--dtype", "bfloat16")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "was begun with dtype 'auto on cpu', not 'bfloat16'" in err
+    labels = tmp_path / "labels.txt"
+    build = ("eval", "build", tmp_path / "photographs", "--labels", labels, "--output", suite)
+    assert bld(*build, "--seed", 1)[0] == 0
+    code, _, err = bld(*asked)
+    assert (code, "was begun with suite_revision" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -181,3 +190,6 @@ def test_bench_measures_the_systems_that_were_named(
     code, _, err = bld(*asked, "--candidates", 3)
     assert code == 2
     assert "was begun with candidates 2, not 3" in err
+    code, _, err = bld(*asked, "--systems", "plain", "--dtype", "bfloat16")
+    assert code == 2
+    assert "was begun with dtype 'auto', not 'bfloat16'" in err

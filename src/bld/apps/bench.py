@@ -47,17 +47,16 @@ def bench(
     from bld.editor import Editor
     from bld.evaluation import bench as benchmark
     from bld.evaluation.distance import ClassifierDistance
-    from bld.evaluation.run import Judges, settle
+    from bld.evaluation.run import Judges
 
     quiet_libraries()
     editor = Editor.from_pretrained(model, options=loading)
     judge = load_classifier(classifier, model if cases else MODEL, device=loading.device)
-    found = open_suite(suite, judge.labels).first(max(1, cases))
-    settings = {
-        "suite": str(found.folder), "model": editor.model.name, "revision": editor.model.revision,
-        "candidates": candidates, "steps": steps, "reconstruct": reconstruct, "classifier": judge.name,
-    }  # fmt: skip
-    settle(output, settings)
+    whole = open_suite(suite, judge.labels)
+    found = whole.first(max(1, cases))
+    benchmark.begin(
+        output, editor, whole, judge, loading, candidates=candidates, steps=steps, reconstruct=reconstruct
+    )
     every = benchmark.systems(editor, candidates=candidates, steps=steps, tuned=reconstruct)
     unknown = set(systems.split(",")) - every.keys()
     if unknown:

@@ -21,7 +21,7 @@ from bld.errors import InvalidInput
 from bld.evaluation import ranking, report, suite, timing
 from bld.evaluation.distance import ClassifierDistance, Distance, Lpips
 from bld.evaluation.methods import ByEditor, Folder, Function, Method, Remote, baseline_options
-from bld.evaluation.run import SETTINGS, Judges, rows, run, settle
+from bld.evaluation.run import SETTINGS, Judges, rows, run, settle, shared
 from bld.evaluation.suite import Suite
 from bld.images import save_png
 from bld.models.load import find, is_single, pick_device
@@ -32,6 +32,8 @@ TILE, COLUMNS = 128, 10  # px of a picture on a sheet; how many cases the report
 SHOWN = 3  # pictures of each end on the ranking's sheet
 ALL = ("bld", *PAINTERS)
 REMOTE_BATCH = 10  # what an images/edits endpoint makes at most
+# Of LoadOptions what changes pictures by rounding at most.
+SPEED = ("device", "offload", "compile", "allow_pickle")
 
 
 class Contest:
@@ -71,10 +73,10 @@ class Contest:
         found = open_suite(suite_name, self.judges.classifier.labels)
         found = found.first(cases) if cases else found
         settings = {
-            "suite": str(found.folder), "cases": len(found.cases), "model": self.entry.model,
-            "ranker": self.entry.ranker, "classifier": self.judges.classifier.name,
-            "classifier_revision": self.judges.classifier.revision, "distance": self.judges.distance.name,
-            "options": asdict(options), "baseline_candidates": candidates, "baseline_steps": steps,
+            **shared(found, self.judges.classifier), "cases": len(found.cases),
+            "distance": self.judges.distance.name, "model": self.entry.model, **lasting(self.entry.loading),
+            "ranker": self.entry.ranker, **asdict(options),
+            "baseline_candidates": candidates, "baseline_steps": steps,
         }  # fmt: skip
         settle(self.folder, settings)
         for asked in asked_methods(methods):
@@ -85,6 +87,14 @@ class Contest:
                 status(method.name)
                 run(found, method, self.judges, self.folder, lambda d, t, m=method: progress(m.name, d, t))  # type: ignore[misc]
         _write_report(found, settings, self.folder)
+
+
+def lasting(loading: LoadOptions) -> dict[str, Any]:
+    """Of how a model is loaded, what its pictures depend on."""
+    kept = {name: value for name, value in asdict(loading).items() if name not in SPEED}
+    if loading.dtype == "auto":  # float32 on a CPU, half precision elsewhere
+        kept["dtype"] = f"auto on {pick_device(loading.device).type}"
+    return kept
 
 
 def asked_methods(methods: str) -> list[str]:
@@ -177,7 +187,7 @@ def open_suite(name: str, labels: tuple[str, ...]) -> Suite:
 
 def _entered(folder: Path) -> list[str]:
     """The methods that have rows in a run's folder: ours, the baselines, the others."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.json")))
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("[0-9]*.json")))
     return sorted(names, key=lambda name: ALL.index(name) if name in ALL else len(ALL))
 
 

@@ -63,6 +63,12 @@ class Suite:
             raise InvalidInput(f"{path}: another picture than the one that {self.name} was built with")
         return open_photograph(content, max_pixels=EditOptions().max_pixels)
 
+    @property
+    def revision(self) -> str:
+        """A short name for its cases: what is asked, and of which photographs."""
+        cases = json.dumps([dataclasses.astuple(case) for case in self.cases])
+        return hashlib.sha256(cases.encode()).hexdigest()[:12]
+
     def first(self, count: int) -> Self:
         """The suite of its first cases. Raises InvalidInput if it has fewer."""
         if not 1 <= count <= len(self.cases):
