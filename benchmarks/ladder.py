@@ -49,14 +49,16 @@ def main() -> None:
     loading = LoadOptions(dtype=given.dtype)
     editor = Editor.from_pretrained(given.model, options=loading)
     judge = load_classifier("auto", given.model)
-    suite = open_suite(given.suite, judge.labels)
+    judges = Judges(judge, ClassifierDistance(judge))
+    suite = open_suite(given.suite)
+    cases = suite.first(given.cases)
+    judges.check(cases)
     bench.begin(given.output, editor, suite, judge, loading, candidates=given.candidates)
     entered = {
         name: ByEditor(editor, EditOptions(**{**RUNGS[name], "candidates": given.candidates}), name)
         for name in given.rungs
     }
-    judges = Judges(judge, ClassifierDistance(judge))
-    bench.run(editor, entered, suite.first(given.cases), judges, given.output, repeats=0)
+    bench.run(editor, entered, cases, judges, given.output, repeats=0)
     found = {entry["system"]: entry for entry in bench.summary(given.output)}
     print("| with | UNet evaluations | seconds | batch, % | first, % (95 %) |\n|---|---|---|---|---|")
     measured = bench.rows(given.output, "case")

@@ -142,6 +142,17 @@ def test_bad_words_are_one_line(
     assert says in err
 
 
+def test_a_classifier_without_a_class_of_the_suite_begins_nothing(
+    suite: Path, tmp_path: Path, bld: Run
+) -> None:
+    manifest = suite / "suite.json"
+    manifest.write_text(manifest.read_text().replace('"owl"', '"quark"'))
+    for command in (("eval", "run"), ("bench", "--cases", 3)):
+        code, _, err = bld(*command, "--suite", suite, "--output", tmp_path / "run")
+        assert (code, "no label 'quark'" in err, err.count("\n")) == (2, True, 1), err
+    assert not (tmp_path / "run").exists()
+
+
 def test_times(suite: Path, bld: Run, model: Path) -> None:
     words = (
         "--suite",

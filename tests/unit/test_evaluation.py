@@ -20,6 +20,7 @@ from scipy import signal as filters
 from scipy import stats
 
 from bld import EditOptions, Editor, InvalidInput, ModelUnavailable
+from bld.apps.contest import open_suite
 from bld.classify import label_index, likeliest, load_classifier
 from bld.evaluation import metrics, ranking, report
 from bld.evaluation.distance import ALEXNET, POOLED, SCALE, SHIFT, ClassifierDistance, Lpips, between
@@ -30,6 +31,7 @@ from bld.evaluation.timing import parameters, timed
 from bld.images import Photograph, save_png
 from bld.masks import Box
 from bld.models.load import BUNDLED
+from bld.training.vocabulary import vocabulary
 from tests.tiny import GaussianModel
 
 RNG = np.random.default_rng(0)
@@ -116,7 +118,29 @@ def test_the_mini_suite_is_the_same_wherever_it_is_built(tmp_path: Path) -> None
     first, second = (mini("mini", tmp_path / name, LABELS) for name in "ab")
     assert first.cases == second.cases
     assert len(first.cases) == 50
-    assert mini("mini", tmp_path / "a", []) == first, "what is there is read"
+    assert mini("mini", tmp_path / "a", LABELS) == first, "what is there is read"
+
+
+def test_the_mini_suite_asks_for_the_vocabulary_whoever_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    suite = open_suite("mini")
+    names = {thing.name: thing.phrase() for thing in vocabulary()}
+    assert len({case.label for case in suite.cases}) == 50
+    assert all(names[case.label] == case.prompt for case in suite.cases)
+    first = ["jack-o-lantern", "umbrella", "orange", "pizza"]
+    assert [case.label for case in suite.cases[:4]] == first, "as those of docs/reproduce.md"
+    bundled = load_classifier("auto")
+    Judges(bundled, ClassifierDistance(bundled)).check(suite)
+    with pytest.raises(ModelUnavailable, match=r"no label .*, which the suite asks for"):
+        JUDGES.check(suite)
+
+
+def test_a_suite_needs_a_class(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no class to draw from"):
+        build([("p", Photograph(PHOTOS[0]))], [], tmp_path / "suite", name="none")
 
 
 def test_the_longer_mini_suite_begins_as_the_shorter(tmp_path: Path) -> None:

@@ -52,8 +52,11 @@ def bench(
     quiet_libraries()
     editor = Editor.from_pretrained(model, options=loading)
     judge = load_classifier(classifier, model if cases else MODEL, device=loading.device)
-    whole = open_suite(suite, judge.labels)
+    whole = open_suite(suite)
     found = whole.first(max(1, cases))
+    judges = Judges(judge, ClassifierDistance(judge)) if cases else None
+    if judges:
+        judges.check(found)
     benchmark.begin(
         output, editor, whole, judge, loading, candidates=candidates, steps=steps, reconstruct=reconstruct
     )
@@ -62,7 +65,6 @@ def bench(
     if unknown:
         raise InvalidInput(f"--systems {systems}: known are {', '.join(every)}")
     entered = {name: method for name, method in every.items() if name in systems.split(",")}
-    judges = Judges(judge, ClassifierDistance(judge)) if cases else None
     with shown(quiet=False) as (status, progress):
         status(f"{len(entered)} systems")
         benchmark.run(

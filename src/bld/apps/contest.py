@@ -70,8 +70,9 @@ class Contest:
         steps: int | None = None,
     ) -> None:
         """Run what is missing of every method, and write the report. candidates, steps: of the baselines."""
-        found = open_suite(suite_name, self.judges.classifier.labels)
+        found = open_suite(suite_name)
         found = found.first(cases) if cases else found
+        self.judges.check(found)
         settings = {
             **shared(found, self.judges.classifier), "cases": len(found.cases),
             "distance": self.judges.distance.name, "model": self.entry.model, **lasting(self.entry.loading),
@@ -175,13 +176,13 @@ def parted(asked: str) -> tuple[str, str, str]:
     return name, kind, where
 
 
-def open_suite(name: str, labels: tuple[str, ...]) -> Suite:
-    """The suite of a name or a path; "mini" and "mini-200" ask for the classes of the bundled judge."""
+def open_suite(name: str) -> Suite:
+    """The suite of a name or a path; "mini" and "mini-200" ask for the names of the vocabulary."""
     if name not in suite.MINI_CASES:
         return Suite.read(Path(name))
     from bld.training.vocabulary import vocabulary
 
-    classes = [(thing.name, thing.phrase()) for thing in vocabulary() if thing.name in labels]
+    classes = [(thing.name, thing.phrase()) for thing in vocabulary()]
     return suite.mini(name, Path("runs") / "suites" / name, classes)
 
 
@@ -255,7 +256,7 @@ def time_table(
     for way in ways:
         check("reconstruct", way)
     quiet_libraries()
-    found = open_suite(suite_name, load_classifier("auto").labels)
+    found = open_suite(suite_name)
     lines = ["| method | reconstruction | candidates | seconds |", "|---|---|---|---|"]
     sizes = ["| method | parameters, M |", "|---|---|"]
     for asked in asked_methods(methods):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bld.classify import Classifier
+from bld.classify import Classifier, label_index
 from bld.errors import InvalidInput
 from bld.evaluation import metrics
 from bld.evaluation.distance import Distance
@@ -30,6 +30,11 @@ class Judges:
 
     classifier: Classifier
     distance: Distance
+
+    def check(self, suite: Suite) -> None:
+        """Raise ModelUnavailable if the classifier lacks the label of a case."""
+        for case in suite.cases:
+            label_index(self.classifier.labels, case.label)
 
 
 def run(

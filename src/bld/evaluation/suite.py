@@ -106,8 +106,10 @@ def build(
     """Draw a rectangle and a class for every photograph, and write the photographs and the manifest.
 
     photographs: name and picture of each case. labels: (label, prompt) of each class; classes are drawn
-    without repeats as far as they go.
+    without repeats as far as they go. Raises InvalidInput if there is no class.
     """
+    if not labels:
+        raise InvalidInput(f"{folder}: no class to draw from; a suite needs one at least")
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []
