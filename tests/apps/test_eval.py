@@ -124,6 +124,28 @@ def test_finished_pictures_enter_too(suite: Path, tmp_path: Path, bld: Run) -> N
     assert (code, "was begun with suite_revision" in err) == (2, True)
 
 
+def test_a_report_is_of_the_methods_that_are_done(suite: Path, tmp_path: Path, bld: Run) -> None:
+    """One that another process is at, or that was given up, is named and in nobody's way."""
+    cases = json.loads((suite / "suite.json").read_text())["cases"]
+    for name, count in (("done", 3), ("half", 2)):
+        for case in cases[:count]:
+            (tmp_path / name / f"{case['number']:03d}").mkdir(parents=True)
+            shutil.copy(suite / case["photograph"], tmp_path / name / f"{case['number']:03d}" / "00.png")
+    run = tmp_path / "run"
+    asked = ("eval", "run", "--suite", suite, "--output", run, "--methods")
+    assert bld(*asked, f"half=folder:{tmp_path / 'half'}")[0] == 2, "its third case has no picture"
+    code, _, err = bld("eval", "report", run)
+    assert (code, "no method has the rows of all 3 cases" in err) == (2, True)
+    says = "note: not in the report, for want of rows: half"
+    code, out, _ = bld(*asked, f"done=folder:{tmp_path / 'done'}")
+    assert (code, out.splitlines()) == (0, [says])
+    text = (run / "report.md").read_text()
+    assert "| done | 1 |" in text
+    assert "half" not in text
+    code, out, _ = bld("eval", "report", run)
+    assert (code, out.splitlines()) == (0, [says, str(run / "report.md")])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

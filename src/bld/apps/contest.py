@@ -21,7 +21,7 @@ from bld.errors import InvalidInput
 from bld.evaluation import ranking, report, suite, timing
 from bld.evaluation.distance import ClassifierDistance, Distance, Lpips
 from bld.evaluation.methods import ByEditor, Folder, Function, Method, Remote, baseline_options
-from bld.evaluation.run import SETTINGS, Judges, rows, run, settle, shared
+from bld.evaluation.run import SETTINGS, Judges, is_whole, rows, run, settle, shared
 from bld.evaluation.suite import Suite
 from bld.images import save_png
 from bld.models.load import find, is_single, pick_device
@@ -68,8 +68,11 @@ class Contest:
         *,
         candidates: int | None = None,
         steps: int | None = None,
-    ) -> None:
-        """Run what is missing of every method, and write the report. candidates, steps: of the baselines."""
+    ) -> list[str]:
+        """Run what is missing of every method, and write the report; returns its notes.
+
+        candidates, steps: of the baselines.
+        """
         found = open_suite(suite_name)
         found = found.first(cases) if cases else found
         self.judges.check(found)
@@ -87,7 +90,7 @@ class Contest:
             ):
                 status(method.name)
                 run(found, method, self.judges, self.folder, lambda d, t, m=method: progress(m.name, d, t))  # type: ignore[misc]
-        _write_report(found, settings, self.folder)
+        return _write_report(found, settings, self.folder)
 
 
 def lasting(loading: LoadOptions) -> dict[str, Any]:
@@ -186,10 +189,19 @@ def open_suite(name: str) -> Suite:
     return suite.mini(name, Path("runs") / "suites" / name, classes)
 
 
-def _entered(folder: Path) -> list[str]:
-    """The methods that have rows in a run's folder: ours, the baselines, the others."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("[0-9]*.json")))
-    return sorted(names, key=lambda name: ALL.index(name) if name in ALL else len(ALL))
+def _entered(found: Suite, folder: Path) -> tuple[list[str], list[str]]:
+    """The methods that have all rows in a run's folder: ours, the baselines, the others. And those with some.
+
+    Raises InvalidInput if none has all.
+    """
+    begun = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("[0-9]*.json")))
+    begun.sort(key=lambda name: ALL.index(name) if name in ALL else len(ALL))
+    whole = [name for name in begun if is_whole(found, name, folder)]
+    if not whole:
+        raise InvalidInput(
+            f"{folder}: no method has the rows of all {len(found.cases)} cases; run bld eval run again"
+        )
+    return whole, [name for name in begun if name not in whole]
 
 
 def opened(folder: Path) -> tuple[Suite, dict[str, Any]]:
@@ -201,22 +213,24 @@ def opened(folder: Path) -> tuple[Suite, dict[str, Any]]:
         raise InvalidInput(f"{folder}: not the folder of a run ({error})") from error
 
 
-def report_again(folder: Path) -> Path:
-    """Write the report of a run from its rows; returns where it is. Raises InvalidInput for no run."""
+def report_again(folder: Path) -> list[str]:
+    """Write the report of a run from its rows; returns its notes. Raises InvalidInput for no run."""
     found, settings = opened(folder)
-    _write_report(found, settings, folder)
-    return folder / "report.md"
+    return _write_report(found, settings, folder)
 
 
-def _write_report(found: Suite, settings: dict[str, Any], folder: Path) -> None:
-    """The report, and report.png: the suite's first photographs, and below them every method's best."""
-    names, cases = _entered(folder), found.cases[:COLUMNS]
+def _write_report(found: Suite, settings: dict[str, Any], folder: Path) -> list[str]:
+    """The report of the methods that have all rows, and report.png: the suite's first photographs, and below
+    them every method's best. Returns a note of who is not in it yet.
+    """
+    (names, unfinished), cases = _entered(found, folder), found.cases[:COLUMNS]
     report.write(found, names, settings, folder)
     sheet = [[(case.prompt, _tile(found.folder / case.photograph)) for case in cases]]
     sheet += [
         [(name, _tile(folder / name / f"{case.number:03d}" / "00.png")) for case in cases] for name in names
     ]
     save_png(folder / "report.png", np.asarray(contact_sheet(sheet)))
+    return [f"not in the report, for want of rows: {', '.join(unfinished)}"] if unfinished else []
 
 
 def _tile(file: Path) -> Image.Image:
@@ -230,7 +244,7 @@ def ranking_of(folder: Path, method: str, cases: int) -> str:
     The sheet has a row for each of a method's first cases: its best candidates, then its worst.
     """
     found, _ = opened(folder)
-    names = _entered(folder)
+    names, _ = _entered(found, folder)
     if method not in names:
         raise InvalidInput(f"--method {method}: {folder} has {', '.join(names)}")
     orders = [ranking.ranked(name, rows(found, name, folder)) for name in names]

@@ -96,6 +96,11 @@ def row_path(folder: Path, method: str, case: Case) -> Path:
     return folder / method / f"{case.number:03d}.json"
 
 
+def is_whole(suite: Suite, method: str, folder: Path) -> bool:
+    """Whether a method has all of its rows."""
+    return all(row_path(folder, method, case).is_file() for case in suite.cases)
+
+
 def rows(suite: Suite, method: str, folder: Path) -> list[dict[str, Any]]:
     """A method's rows, in the suite's order.
 
