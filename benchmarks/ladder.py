@@ -60,14 +60,16 @@ def main() -> None:
     }
     bench.run(editor, entered, cases, judges, given.output, repeats=0)
     found = {entry["system"]: entry for entry in bench.summary(given.output)}
-    print("| with | UNet evaluations | seconds | batch, % | first, % (95 %) |\n|---|---|---|---|---|")
+    print("| with | UNet evaluations | seconds | pictures judged a case | batch, % | first, % (95 %) |")
+    print("|---" * 6 + "|")
     measured = bench.rows(given.output, "case")
     for name in [rung for rung in RUNGS if rung in measured]:
         rows, entry = measured[name], found[name]
         low, high = 100 * entry["top_low"], 100 * entry["top_high"]
         print(
             f"| {name} | {median(row['evaluations'] for row in rows):.0f} "
-            f"| {median(row['seconds'] for row in rows):.1f} | {100 * entry['batch_precision']:.1f} "
+            f"| {median(row['seconds'] for row in rows):.1f} | {entry['pictures']:g} "
+            f"| {100 * entry['batch_precision']:.1f} "
             f"| {100 * entry['top_precision']:.1f} ({low:.0f} to {high:.0f}) of {entry['cases']} |"
         )
 

@@ -155,7 +155,8 @@ def rows(folder: Path, kind: str) -> Rows:
 def summary(folder: Path) -> list[dict[str, Any]]:
     """One entry a system: medians of the costs with the least and the most seconds, means of quality.
 
-    Only cases that every system has are counted, so that all are judged on the same ones. Of the
+    Only cases that every system has are counted, so that all are judged on the same ones. The batch is
+    the candidates that were finished: of a preset that drops some, those that its ranker kept. Of the
     background and the seam the first candidate counts, the one that was reconstructed.
     """
     timed, judged = rows(folder, "time"), rows(folder, "case")
@@ -190,6 +191,7 @@ def _judged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     low, high = metrics.wilson(sum(row[0] for row in correct), len(correct))
     return {
         "cases": len(found),
+        "pictures": metrics.mean([float(row["pictures"]) for row in found]),
         "batch_precision": metrics.mean([metrics.mean([float(hit) for hit in row]) for row in correct]),
         "top_precision": sum(row[0] for row in correct) / len(correct),
         "top_low": low,
@@ -201,7 +203,7 @@ def _judged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 COLUMNS = (
     "system", "seconds (least to most)", "faster than plain", "beside the networks, %", "UNet evaluations",
-    "memory, MB", "precision of the batch, %", "precision of the first, % (95 %)", "background PSNR, dB",
+    "memory, MB", "pictures judged a case", "precision of the batch, %", "precision of the first, % (95 %)", "background PSNR, dB",
     "seam",
 )  # fmt: skip
 
@@ -223,10 +225,11 @@ def _cells(entry: dict[str, Any], plain: float | None) -> list[str]:
         cells[5] = "-" if entry["megabytes"] is None else f"{entry['megabytes']:.0f}"
     if entry["cases"]:
         low, high = 100 * entry["top_low"], 100 * entry["top_high"]
-        cells[6] = f"{100 * entry['batch_precision']:.1f}"
-        cells[7] = f"{100 * entry['top_precision']:.1f} ({low:.0f} to {high:.0f})"
-        cells[8] = "exact" if entry["background_psnr"] is None else f"{entry['background_psnr']:.1f}"
-        cells[9] = "-" if entry["seam"] is None else f"{entry['seam']:.2f}"
+        cells[6] = f"{entry['pictures']:g}"
+        cells[7] = f"{100 * entry['batch_precision']:.1f}"
+        cells[8] = f"{100 * entry['top_precision']:.1f} ({low:.0f} to {high:.0f})"
+        cells[9] = "exact" if entry["background_psnr"] is None else f"{entry['background_psnr']:.1f}"
+        cells[10] = "-" if entry["seam"] is None else f"{entry['seam']:.2f}"
     return cells
 
 
