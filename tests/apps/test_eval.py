@@ -192,6 +192,8 @@ def test_times(suite: Path, bld: Run, model: Path) -> None:
     assert code == 0
     assert "| bld | stitch | 2 |" in out
     assert "| method | parameters, M |" in out
+    assert "| Blended latent diffusion | 24 | 6 | 53 | 25 and 72 | 1450 | 150 |" in out
+    assert "| PaintByWord++ | 1 | 78 | - | - | 90 | 150 |" in out
     code, _, err = bld("eval", "time", *words, "--methods", "blended-diffusion")
     assert (code, "name it with --ranker" in err) == (2, True), "the tiny model has no CLIP"
     code, _, err = bld("eval", "time", *words, "--methods", "folder:x")

@@ -263,7 +263,7 @@ def ranking_of(folder: Path, method: str, cases: int) -> str:
 def time_table(
     suite_name: str, entry: Entry, methods: str, *, candidates: int | None, ways: Sequence[str], repeats: int
 ) -> str:
-    """Tables 2 and 3 of the paper for a model and the baselines, as Markdown.
+    """Tables 2 and 3 of the paper for a model and the baselines, and as it has them, as Markdown.
 
     candidates: of a whole batch, if not what each method's authors make.
     """
@@ -292,4 +292,4 @@ def time_table(
         sizes.append(f"| {name} | {timing.parameters(painter or editor.model) / 1e6:.1f} |")
     ranker = timing.parameters(editor.ranker) / 1e6 if editor.ranker else 0.0
     sizes.append(f"| the ranker, which also guides | {ranker:.1f} |")
-    return "\n".join([*lines, "", *sizes])
+    return "\n".join([*lines, "", *sizes, "", *report.published_times()])
