@@ -18,7 +18,7 @@ from bld.evaluation import bench
 from bld.evaluation.distance import ClassifierDistance
 from bld.evaluation.methods import ByEditor
 from bld.evaluation.run import Judges
-from bld.options import PRESETS
+from bld.options import PRESETS, LoadOptions
 
 PAPER, FAST = PRESETS["paper"], PRESETS["fast"]
 SOLVER = {**PAPER, **{name: FAST[name] for name in ("steps", "scheduler")}}
@@ -46,24 +46,30 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=PAPER["candidates"])
     parser.add_argument("--rungs", nargs="+", choices=RUNGS, default=list(RUNGS))
     given = parser.parse_args()
-    editor = Editor.from_pretrained(given.model, dtype=given.dtype)
+    loading = LoadOptions(dtype=given.dtype)
+    editor = Editor.from_pretrained(given.model, options=loading)
     judge = load_classifier("auto", given.model)
-    suite = open_suite(given.suite, judge.labels).first(given.cases)
+    judges = Judges(judge, ClassifierDistance(judge))
+    suite = open_suite(given.suite)
+    cases = suite.first(given.cases)
+    judges.check(cases)
+    bench.begin(given.output, editor, suite, judge, loading, candidates=given.candidates)
     entered = {
         name: ByEditor(editor, EditOptions(**{**RUNGS[name], "candidates": given.candidates}), name)
         for name in given.rungs
     }
-    judges = Judges(judge, ClassifierDistance(judge))
-    bench.run(editor, entered, suite, judges, given.output, repeats=0)
+    bench.run(editor, entered, cases, judges, given.output, repeats=0)
     found = {entry["system"]: entry for entry in bench.summary(given.output)}
-    print("| with | UNet evaluations | seconds | batch, % | first, % (95 %) |\n|---|---|---|---|---|")
+    print("| with | UNet evaluations | seconds | pictures judged a case | batch, % | first, % (95 %) |")
+    print("|---" * 6 + "|")
     measured = bench.rows(given.output, "case")
     for name in [rung for rung in RUNGS if rung in measured]:
         rows, entry = measured[name], found[name]
         low, high = 100 * entry["top_low"], 100 * entry["top_high"]
         print(
             f"| {name} | {median(row['evaluations'] for row in rows):.0f} "
-            f"| {median(row['seconds'] for row in rows):.1f} | {100 * entry['batch_precision']:.1f} "
+            f"| {median(row['seconds'] for row in rows):.1f} | {entry['pictures']:g} "
+            f"| {100 * entry['batch_precision']:.1f} "
             f"| {100 * entry['top_precision']:.1f} ({low:.0f} to {high:.0f}) of {entry['cases']} |"
         )
 

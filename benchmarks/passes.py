@@ -16,7 +16,6 @@ import torch
 from bld import EditOptions, Editor
 from bld.apps.contest import open_suite
 from bld.apps.progress import quiet_libraries
-from bld.classify import load_classifier
 from bld.evaluation.bench import Floor
 from bld.evaluation.meter import denoiser
 from bld.evaluation.methods import ByEditor
@@ -27,7 +26,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 def first_pass(editor: Editor, candidates: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What the network is given first in an edit of the suite mini."""
-    suite = open_suite("mini", load_classifier("auto", "mini").labels)
+    suite = open_suite("mini")
     case, options = suite.cases[0], EditOptions(candidates=candidates, batch_size=candidates, steps=1)
     floor = Floor(editor, ByEditor(editor, options, "pass"))
     photograph = suite.open(case)

@@ -14,7 +14,6 @@ import numpy as np
 
 from bld import EditOptions, Editor
 from bld.apps.contest import open_suite
-from bld.classify import load_classifier
 from bld.options import PRESETS
 
 FAST = {name: value for name, value in PRESETS["fast"].items() if name.startswith("tune")}
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=8)
     given = parser.parse_args()
     editor = Editor.from_pretrained(given.model, ranker="none")
-    suite = open_suite(given.suite, load_classifier("auto", given.model).labels).first(given.cases)
+    suite = open_suite(given.suite).first(given.cases)
     found: dict[str, list[tuple[float, float | None, float, float | None]]] = {name: [] for name in RECIPES}
     for case in suite.cases:
         photograph = suite.open(case)

@@ -151,7 +151,9 @@ def label_index(labels: Sequence[str], name: str) -> int:
     for place, label in enumerate(labels):
         if name in [word.strip() for word in label.split(",")] or name == label:
             return place
-    raise ModelUnavailable(f"the classifier has no label {name!r}; the suite and it do not fit together")
+    raise ModelUnavailable(
+        f"the classifier has no label {name!r}, which the suite asks for: give one that does"
+    )
 
 
 def look(image: torch.Tensor, box: torch.Tensor, side: int) -> torch.Tensor:

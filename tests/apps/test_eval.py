@@ -113,6 +113,37 @@ def test_finished_pictures_enter_too(suite: Path, tmp_path: Path, bld: Run) -> N
     assert bld(*asked)[0] == 0
     (line,) = [line for line in (tmp_path / "run/report.md").read_text().splitlines() if "untouched" in line]
     assert "exact" in line
+    assert bld(*asked, "--device", "cpu")[0] == 0, "what only changes the time may differ"
+    code, _, err = bld(*asked, "--dtype", "bfloat16")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "was begun with dtype 'auto on cpu', not 'bfloat16'" in err
+    labels = tmp_path / "labels.txt"
+    build = ("eval", "build", tmp_path / "photographs", "--labels", labels, "--output", suite)
+    assert bld(*build, "--seed", 1)[0] == 0
+    code, _, err = bld(*asked)
+    assert (code, "was begun with suite_revision" in err) == (2, True)
+
+
+def test_a_report_is_of_the_methods_that_are_done(suite: Path, tmp_path: Path, bld: Run) -> None:
+    """One that another process is at, or that was given up, is named and in nobody's way."""
+    cases = json.loads((suite / "suite.json").read_text())["cases"]
+    for name, count in (("done", 3), ("half", 2)):
+        for case in cases[:count]:
+            (tmp_path / name / f"{case['number']:03d}").mkdir(parents=True)
+            shutil.copy(suite / case["photograph"], tmp_path / name / f"{case['number']:03d}" / "00.png")
+    run = tmp_path / "run"
+    asked = ("eval", "run", "--suite", suite, "--output", run, "--methods")
+    assert bld(*asked, f"half=folder:{tmp_path / 'half'}")[0] == 2, "its third case has no picture"
+    code, _, err = bld("eval", "report", run)
+    assert (code, "no method has the rows of all 3 cases" in err) == (2, True)
+    says = "note: not in the report, for want of rows: half"
+    code, out, _ = bld(*asked, f"done=folder:{tmp_path / 'done'}")
+    assert (code, out.splitlines()) == (0, [says])
+    text = (run / "report.md").read_text()
+    assert "| done | 1 |" in text
+    assert "half" not in text
+    code, out, _ = bld("eval", "report", run)
+    assert (code, out.splitlines()) == (0, [says, str(run / "report.md")])
 
 
 @pytest.mark.parametrize(
@@ -133,6 +164,17 @@ def test_bad_words_are_one_line(
     assert says in err
 
 
+def test_a_classifier_without_a_class_of_the_suite_begins_nothing(
+    suite: Path, tmp_path: Path, bld: Run
+) -> None:
+    manifest = suite / "suite.json"
+    manifest.write_text(manifest.read_text().replace('"owl"', '"quark"'))
+    for command in (("eval", "run"), ("bench", "--cases", 3)):
+        code, _, err = bld(*command, "--suite", suite, "--output", tmp_path / "run")
+        assert (code, "no label 'quark'" in err, err.count("\n")) == (2, True, 1), err
+    assert not (tmp_path / "run").exists()
+
+
 def test_times(suite: Path, bld: Run, model: Path) -> None:
     words = (
         "--suite",
@@ -150,6 +192,8 @@ def test_times(suite: Path, bld: Run, model: Path) -> None:
     assert code == 0
     assert "| bld | stitch | 2 |" in out
     assert "| method | parameters, M |" in out
+    assert "| Blended latent diffusion | 24 | 6 | 53 | 25 and 72 | 1450 | 150 |" in out
+    assert "| PaintByWord++ | 1 | 78 | - | - | 90 | 150 |" in out
     code, _, err = bld("eval", "time", *words, "--methods", "blended-diffusion")
     assert (code, "name it with --ranker" in err) == (2, True), "the tiny model has no CLIP"
     code, _, err = bld("eval", "time", *words, "--methods", "folder:x")
@@ -181,3 +225,6 @@ def test_bench_measures_the_systems_that_were_named(
     code, _, err = bld(*asked, "--candidates", 3)
     assert code == 2
     assert "was begun with candidates 2, not 3" in err
+    code, _, err = bld(*asked, "--systems", "plain", "--dtype", "bfloat16")
+    assert code == 2
+    assert "was begun with dtype 'auto', not 'bfloat16'" in err

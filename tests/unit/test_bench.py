@@ -1,20 +1,27 @@
 """`bld bench`: what it counts, and that rivals are what they are called."""
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bld import EditOptions, Editor
+from bld import EditOptions, Editor, InvalidInput
+from bld.classify import load_classifier
 from bld.evaluation import bench
+from bld.evaluation.distance import ClassifierDistance
 from bld.evaluation.meter import autoencoder, denoiser, metered
 from bld.evaluation.methods import Method
 from bld.evaluation.rivals import PlainLoop
+from bld.evaluation.run import Judges
 from bld.evaluation.suite import Suite, build
 from bld.images import Photograph
 from bld.models.unet import UNetModel
+from bld.options import LoadOptions
+from bld.rank import load_ranker
 
 CANDIDATES, STEPS = 3, 4
 
@@ -116,6 +123,44 @@ def test_little_goes_on_beside_the_networks() -> None:
     with metered(denoiser(editor.model), *autoencoder(editor.model)) as cost:
         editor.edit(photograph, mask, "a star", seed=1, steps=4, candidates=4)
     assert cost.seconds < 1.25 * cost.inside
+
+
+def test_systems_of_other_loading_do_not_go_into_one_folder(
+    tiny_editor: Editor, suite: Suite, tmp_path: Path
+) -> None:
+    judge = load_classifier("auto")
+    for _ in range(2):
+        bench.begin(tmp_path, tiny_editor, suite, judge, LoadOptions(), candidates=3)
+    with pytest.raises(InvalidInput, match="begun with dtype 'auto', not 'bfloat16'"):
+        bench.begin(tmp_path, tiny_editor, suite, judge, LoadOptions(dtype="bfloat16"), candidates=3)
+    other = replace(suite, cases=(replace(suite.cases[0], label="owl"),))
+    with pytest.raises(InvalidInput, match="begun with suite_revision"):
+        bench.begin(tmp_path, tiny_editor, other, judge, LoadOptions(), candidates=3)
+
+
+def test_rows_of_another_system_do_not_go_under_its_name(
+    tiny_editor: Editor, entered: bench.Entered, suite: Suite, tmp_path: Path
+) -> None:
+    bench.run(tiny_editor, entered, suite, None, tmp_path, repeats=0)
+    tuned = bench.systems(tiny_editor, candidates=CANDIDATES, steps=STEPS, tuned=True)
+    with pytest.raises(InvalidInput, match="plain was begun with tuned False, not True"):
+        bench.run(tiny_editor, {"plain": tuned["plain"]}, suite, None, tmp_path, repeats=0)
+
+
+def test_the_batch_that_is_judged_is_counted(tiny_model: UNetModel, suite: Suite, tmp_path: Path) -> None:
+    """A preset that drops candidates is judged on those that it finished."""
+    judge, owl = load_classifier("auto"), replace(suite, cases=(replace(suite.cases[0], label="owl"),))
+    editor = Editor(tiny_model, load_ranker("auto", "mini", device="cpu"))
+    every = bench.systems(editor, candidates=6, steps=STEPS, tuned=False)
+    judged = {name: every[name] for name in ("ours-paper", "ours-fast")}
+    bench.run(editor, judged, owl, Judges(judge, ClassifierDistance(judge)), tmp_path, repeats=0)
+    lines = bench.write(tmp_path).splitlines()
+    place = lines[0].split(" | ").index("pictures judged a case")
+    assert {line.split(" | ")[0]: line.split(" | ")[place] for line in lines[2:]} == {
+        "| ours-fast": "4", "| ours-paper": "6",
+    }  # fmt: skip
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert {entry["system"]: entry["pictures"] for entry in found} == {"ours-fast": 4, "ours-paper": 6}
 
 
 def test_rows_are_made_once_and_add_up(

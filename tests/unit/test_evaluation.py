@@ -31,6 +31,7 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import E
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from bld import EditOptions, Editor, InvalidInput, ModelUnavailable
+from bld.apps.contest import open_suite
 from bld.classify import label_index, likeliest, load_classifier
 from bld.evaluation import metrics, ranking, report
 from bld.evaluation.distance import ALEXNET, POOLED, SCALE, SHIFT, ClassifierDistance, Lpips, between
@@ -41,6 +42,7 @@ from bld.evaluation.timing import parameters, timed
 from bld.images import Photograph, save_png
 from bld.masks import Box
 from bld.models.load import BUNDLED
+from bld.training.vocabulary import vocabulary
 from tests.tiny import GaussianModel
 
 RNG = np.random.default_rng(0)
@@ -82,7 +84,10 @@ def painted(pixels: Any, mask: Any, prompt: str, seed: int) -> list[Any]:
 
 
 class Painter:
-    name, batch = "painter", 2
+    name = "painter"
+
+    def __init__(self, colours: str = "bright") -> None:
+        self.facts = {"colours": colours}
 
     def edit(self, photograph: Photograph, mask: Any, case: Case) -> Any:
         return painted(photograph.pixels, mask, case.prompt, case.seed)
@@ -124,7 +129,29 @@ def test_the_mini_suite_is_the_same_wherever_it_is_built(tmp_path: Path) -> None
     first, second = (mini("mini", tmp_path / name, LABELS) for name in "ab")
     assert first.cases == second.cases
     assert len(first.cases) == 50
-    assert mini("mini", tmp_path / "a", []) == first, "what is there is read"
+    assert mini("mini", tmp_path / "a", LABELS) == first, "what is there is read"
+
+
+def test_the_mini_suite_asks_for_the_vocabulary_whoever_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skimage")
+    monkeypatch.chdir(tmp_path)
+    suite = open_suite("mini")
+    names = {thing.name: thing.phrase() for thing in vocabulary()}
+    assert len({case.label for case in suite.cases}) == 50
+    assert all(names[case.label] == case.prompt for case in suite.cases)
+    first = ["jack-o-lantern", "umbrella", "orange", "pizza"]
+    assert [case.label for case in suite.cases[:4]] == first, "as those of docs/reproduce.md"
+    bundled = load_classifier("auto")
+    Judges(bundled, ClassifierDistance(bundled)).check(suite)
+    with pytest.raises(ModelUnavailable, match=r"no label .*, which the suite asks for"):
+        JUDGES.check(suite)
+
+
+def test_a_suite_needs_a_class(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no class to draw from"):
+        build([("p", Photograph(PHOTOS[0]))], [], tmp_path / "suite", name="none")
 
 
 def test_the_longer_mini_suite_begins_as_the_shorter(tmp_path: Path) -> None:
@@ -507,9 +534,63 @@ def test_rows_of_other_settings_do_not_mix(tmp_path: Path) -> None:
         settle(tmp_path, {"suite": "a", "cases": 4})
 
 
+def test_rows_of_other_weights_do_not_go_under_a_methods_name(suite: Suite, tmp_path: Path) -> None:
+    run(suite, Painter(), JUDGES, tmp_path)
+    run(suite, Painter(), JUDGES, tmp_path)
+    with pytest.raises(InvalidInput, match="painter was begun with colours 'bright', not 'pale'"):
+        run(suite, Painter("pale"), JUDGES, tmp_path)
+
+
+def test_a_folders_rows_are_of_its_own_pictures(suite: Suite, tmp_path: Path) -> None:
+    for name in "ab":
+        run(suite, Painter(), JUDGES, tmp_path / name)
+    a, b = (tmp_path / name / "painter" for name in "ab")
+    run(suite, Folder(a, "x"), JUDGES, tmp_path / "run")
+    with pytest.raises(InvalidInput, match=r"x was begun with folder .*a/painter', not .*b/painter'"):
+        run(suite, Folder(b, "x"), JUDGES, tmp_path / "run")
+    save_png(a / "000/00.png", PHOTOS[0])
+    with pytest.raises(InvalidInput, match="x was begun with revision"):
+        run(suite, Folder(a, "x"), JUDGES, tmp_path / "run")
+
+
+def test_an_editors_rows_are_of_its_weights_and_its_own_settings(suite: Suite, tmp_path: Path) -> None:
+    first = suite.first(1)
+
+    def made(options: EditOptions, **other: Any) -> None:
+        model = GaussianModel()
+        for name, value in other.items():
+            setattr(model, name, value)
+        run(first, ByEditor(Editor(model), options), JUDGES, tmp_path)
+
+    made(EditOptions(candidates=1))
+    made(EditOptions(candidates=1, steps=GaussianModel.steps))  # what it runs anyway
+    with pytest.raises(InvalidInput, match="begun with revision 'exact', not 'trained on'"):
+        made(EditOptions(candidates=1), revision="trained on")
+    with pytest.raises(InvalidInput, match="begun with steps 50, not 10"):
+        made(EditOptions(candidates=1), steps=10)
+    with pytest.raises(InvalidInput, match="begun with candidates 1, not 2"):
+        made(EditOptions(candidates=2))
+
+
+def test_what_is_settled_comes_back_from_the_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        settle(tmp_path, {"lora": ("a:0.5", "b")})
+
+
 def test_a_missing_row_is_named(suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no row of that case"):
         rows(suite, "painter", tmp_path)
+
+
+def test_rows_of_a_suite_that_was_built_anew_are_refused(suite: Suite, tmp_path: Path) -> None:
+    run(suite, Painter(), JUDGES, tmp_path)
+    photographs = [(f"p{i}", Photograph(pixels)) for i, pixels in enumerate(PHOTOS)]
+    other = build(photographs, LABELS, suite.folder, name="three", seed=1)
+    assert [case.label for case in other.cases] != [case.label for case in suite.cases]
+    assert other.revision != suite.revision
+    assert Suite.read(other.folder).revision == other.revision
+    with pytest.raises(InvalidInput, match="but three has"):
+        rows(other, "painter", tmp_path)
 
 
 def test_whoever_enters_is_measured_alike(

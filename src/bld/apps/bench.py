@@ -47,24 +47,25 @@ def bench(
     from bld.editor import Editor
     from bld.evaluation import bench as benchmark
     from bld.evaluation.distance import ClassifierDistance
-    from bld.evaluation.run import Judges, settle
+    from bld.evaluation.run import Judges
 
     quiet_libraries()
     editor = Editor.from_pretrained(model, options=loading)
     judged = model if cases else MODEL
     judge = load_classifier(classifier, judged, device=loading.device, pickles=loading.allow_pickle)
-    found = open_suite(suite, judge.labels).first(max(1, cases))
-    settings = {
-        "suite": str(found.folder), "model": editor.model.name, "revision": editor.model.revision,
-        "candidates": candidates, "steps": steps, "reconstruct": reconstruct, "classifier": judge.name,
-    }  # fmt: skip
-    settle(output, settings)
     every = benchmark.systems(editor, candidates=candidates, steps=steps, tuned=reconstruct)
     unknown = set(systems.split(",")) - every.keys()
     if unknown:
         raise InvalidInput(f"--systems {systems}: known are {', '.join(every)}")
     entered = {name: method for name, method in every.items() if name in systems.split(",")}
+    whole = open_suite(suite)
+    found = whole.first(max(1, cases))
     judges = Judges(judge, ClassifierDistance(judge)) if cases else None
+    if judges:
+        judges.check(found)
+    benchmark.begin(
+        output, editor, whole, judge, loading, candidates=candidates, steps=steps, reconstruct=reconstruct
+    )
     with shown(quiet=False) as (status, progress):
         status(f"{len(entered)} systems")
         benchmark.run(

@@ -21,7 +21,7 @@ from bld.errors import InvalidInput
 from bld.evaluation import ranking, report, suite, timing
 from bld.evaluation.distance import ClassifierDistance, Distance, Lpips
 from bld.evaluation.methods import ByEditor, Folder, Function, Method, Remote, baseline_options
-from bld.evaluation.run import SETTINGS, Judges, rows, run, settle
+from bld.evaluation.run import SETTINGS, Judges, is_whole, rows, run, settle, shared
 from bld.evaluation.suite import Suite
 from bld.images import save_png
 from bld.models.load import find, is_single, pick_device
@@ -32,6 +32,8 @@ TILE, COLUMNS = 128, 10  # px of a picture on a sheet; how many cases the report
 SHOWN = 3  # pictures of each end on the ranking's sheet
 ALL = ("bld", *PAINTERS)
 REMOTE_BATCH = 10  # what an images/edits endpoint makes at most
+# Of LoadOptions what changes pictures by rounding at most.
+SPEED = ("device", "offload", "compile", "allow_pickle")
 
 
 class Contest:
@@ -66,15 +68,19 @@ class Contest:
         *,
         candidates: int | None = None,
         steps: int | None = None,
-    ) -> None:
-        """Run what is missing of every method, and write the report. candidates, steps: of the baselines."""
-        found = open_suite(suite_name, self.judges.classifier.labels)
+    ) -> list[str]:
+        """Run what is missing of every method, and write the report; returns its notes.
+
+        candidates, steps: of the baselines.
+        """
+        found = open_suite(suite_name)
         found = found.first(cases) if cases else found
+        self.judges.check(found)
         settings = {
-            "suite": str(found.folder), "cases": len(found.cases), "model": self.entry.model,
-            "ranker": self.entry.ranker, "classifier": self.judges.classifier.name,
-            "classifier_revision": self.judges.classifier.revision, "distance": self.judges.distance.name,
-            "options": asdict(options), "baseline_candidates": candidates, "baseline_steps": steps,
+            **shared(found, self.judges.classifier), "cases": len(found.cases),
+            "distance": self.judges.distance.name, "model": self.entry.model, **lasting(self.entry.loading),
+            "ranker": self.entry.ranker, **asdict(options),
+            "baseline_candidates": candidates, "baseline_steps": steps,
         }  # fmt: skip
         settle(self.folder, settings)
         for asked in asked_methods(methods):
@@ -84,7 +90,15 @@ class Contest:
             ):
                 status(method.name)
                 run(found, method, self.judges, self.folder, lambda d, t, m=method: progress(m.name, d, t))  # type: ignore[misc]
-        _write_report(found, settings, self.folder)
+        return _write_report(found, settings, self.folder)
+
+
+def lasting(loading: LoadOptions) -> dict[str, Any]:
+    """Of how a model is loaded, what its pictures depend on."""
+    kept = {name: value for name, value in asdict(loading).items() if name not in SPEED}
+    if loading.dtype == "auto":  # float32 on a CPU, half precision elsewhere
+        kept["dtype"] = f"auto on {pick_device(loading.device).type}"
+    return kept
 
 
 def asked_methods(methods: str) -> list[str]:
@@ -166,20 +180,29 @@ def parted(asked: str) -> tuple[str, str, str]:
     return name, kind, where
 
 
-def open_suite(name: str, labels: tuple[str, ...]) -> Suite:
-    """The suite of a name or a path; "mini" and "mini-200" ask for the classes of the bundled judge."""
+def open_suite(name: str) -> Suite:
+    """The suite of a name or a path; "mini" and "mini-200" ask for the names of the vocabulary."""
     if name not in suite.MINI_CASES:
         return Suite.read(Path(name))
     from bld.training.vocabulary import vocabulary
 
-    classes = [(thing.name, thing.phrase()) for thing in vocabulary() if thing.name in labels]
+    classes = [(thing.name, thing.phrase()) for thing in vocabulary()]
     return suite.mini(name, Path("runs") / "suites" / name, classes)
 
 
-def _entered(folder: Path) -> list[str]:
-    """The methods that have rows in a run's folder: ours, the baselines, the others."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.json")))
-    return sorted(names, key=lambda name: ALL.index(name) if name in ALL else len(ALL))
+def _entered(found: Suite, folder: Path) -> tuple[list[str], list[str]]:
+    """The methods that have all rows in a run's folder: ours, the baselines, the others. And those with some.
+
+    Raises InvalidInput if none has all.
+    """
+    begun = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("[0-9]*.json")))
+    begun.sort(key=lambda name: ALL.index(name) if name in ALL else len(ALL))
+    whole = [name for name in begun if is_whole(found, name, folder)]
+    if not whole:
+        raise InvalidInput(
+            f"{folder}: no method has the rows of all {len(found.cases)} cases; run bld eval run again"
+        )
+    return whole, [name for name in begun if name not in whole]
 
 
 def opened(folder: Path) -> tuple[Suite, dict[str, Any]]:
@@ -191,22 +214,24 @@ def opened(folder: Path) -> tuple[Suite, dict[str, Any]]:
         raise InvalidInput(f"{folder}: not the folder of a run ({error})") from error
 
 
-def report_again(folder: Path) -> Path:
-    """Write the report of a run from its rows; returns where it is. Raises InvalidInput for no run."""
+def report_again(folder: Path) -> list[str]:
+    """Write the report of a run from its rows; returns its notes. Raises InvalidInput for no run."""
     found, settings = opened(folder)
-    _write_report(found, settings, folder)
-    return folder / "report.md"
+    return _write_report(found, settings, folder)
 
 
-def _write_report(found: Suite, settings: dict[str, Any], folder: Path) -> None:
-    """The report, and report.png: the suite's first photographs, and below them every method's best."""
-    names, cases = _entered(folder), found.cases[:COLUMNS]
+def _write_report(found: Suite, settings: dict[str, Any], folder: Path) -> list[str]:
+    """The report of the methods that have all rows, and report.png: the suite's first photographs, and below
+    them every method's best. Returns a note of who is not in it yet.
+    """
+    (names, unfinished), cases = _entered(found, folder), found.cases[:COLUMNS]
     report.write(found, names, settings, folder)
     sheet = [[(case.prompt, _tile(found.folder / case.photograph)) for case in cases]]
     sheet += [
         [(name, _tile(folder / name / f"{case.number:03d}" / "00.png")) for case in cases] for name in names
     ]
     save_png(folder / "report.png", np.asarray(contact_sheet(sheet)))
+    return [f"not in the report, for want of rows: {', '.join(unfinished)}"] if unfinished else []
 
 
 def _tile(file: Path) -> Image.Image:
@@ -220,7 +245,7 @@ def ranking_of(folder: Path, method: str, cases: int) -> str:
     The sheet has a row for each of a method's first cases: its best candidates, then its worst.
     """
     found, _ = opened(folder)
-    names = _entered(folder)
+    names, _ = _entered(found, folder)
     if method not in names:
         raise InvalidInput(f"--method {method}: {folder} has {', '.join(names)}")
     orders = [ranking.ranked(name, rows(found, name, folder)) for name in names]
@@ -239,14 +264,14 @@ def ranking_of(folder: Path, method: str, cases: int) -> str:
 def time_table(
     suite_name: str, entry: Entry, methods: str, *, candidates: int | None, ways: Sequence[str], repeats: int
 ) -> str:
-    """Tables 2 and 3 of the paper for a model and the baselines, as Markdown.
+    """Tables 2 and 3 of the paper for a model and the baselines, and as it has them, as Markdown.
 
     candidates: of a whole batch, if not what each method's authors make.
     """
     for way in ways:
         check("reconstruct", way)
     quiet_libraries()
-    found = open_suite(suite_name, load_classifier("auto").labels)
+    found = open_suite(suite_name)
     lines = ["| method | reconstruction | candidates | seconds |", "|---|---|---|---|"]
     sizes = ["| method | parameters, M |", "|---|---|"]
     for asked in asked_methods(methods):
@@ -268,4 +293,4 @@ def time_table(
         sizes.append(f"| {name} | {timing.parameters(painter or editor.model) / 1e6:.1f} |")
     ranker = timing.parameters(editor.ranker) / 1e6 if editor.ranker else 0.0
     sizes.append(f"| the ranker, which also guides | {ranker:.1f} |")
-    return "\n".join([*lines, "", *sizes])
+    return "\n".join([*lines, "", *sizes, "", *report.published_times()])

@@ -105,7 +105,9 @@ def run(
 
     contest = Contest(output, model, loading, ranker=ranker, classifier=classifier, lpips=lpips or [])
     options = EditOptions(**{"candidates": PRESETS["paper"]["candidates"], **changes})
-    contest.run(suite, cases, methods, options, candidates=changes.get("candidates"), steps=baseline_steps)
+    made = changes.get("candidates")
+    for note in contest.run(suite, cases, methods, options, candidates=made, steps=baseline_steps):
+        typer.echo(f"note: {note}")
 
 
 @app.command()
@@ -116,7 +118,9 @@ def report(
     """Write a run's report again: report.md, report.csv, report.html and report.png."""
     from bld.apps.contest import report_again
 
-    typer.echo(report_again(folder))
+    for note in report_again(folder):
+        typer.echo(f"note: {note}")
+    typer.echo(folder / "report.md")
 
 
 @app.command()

@@ -5,7 +5,7 @@ is our choice, after Paint by Word (Bau et al. 2021) and VQGAN-CLIP (Crowson et 
 - a latent cell is free where the mask touches its pixels; the others keep the photograph's latents;
 - the free cells begin with the photograph's own latents, and stay within the codebook's smallest and largest;
 - cells are quantised in every iteration, with the gradient handed straight through;
-- CLIP sees the masked picture on black in 16 augmented views, as in Blended Diffusion;
+- CLIP sees the masked picture in 16 augmented views, as in Blended Diffusion, with 0, a mid-grey, around it;
 - the background's loss is that of local CLIP-guided diffusion, and weighs as much as CLIP's, as there.
 """
 

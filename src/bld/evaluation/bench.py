@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 
+from bld.classify import Classifier
 from bld.editor import Editor
 from bld.evaluation import metrics
 from bld.evaluation.meter import autoencoder, denoiser, metered
 from bld.evaluation.methods import ByEditor, Method, Picture
 from bld.evaluation.rivals import InpaintPipeline, PlainLoop, Rival
-from bld.evaluation.run import Judges, measured, settle
+from bld.evaluation.run import Judges, measured, settle, shared
 from bld.evaluation.suite import Case, Suite
 from bld.images import Photograph, write_text_atomic
 from bld.masks import FloatArray
-from bld.options import EditOptions, preset
+from bld.options import EditOptions, LoadOptions, preset
 
 FLOOR = "floor"
 Entered = dict[str, "ByEditor | Rival | Floor"]
@@ -61,8 +62,8 @@ class Floor:
     """
 
     def __init__(self, editor: Editor, method: ByEditor) -> None:
-        self.network, self.method, self.name, self.batch = denoiser(editor.model), method, FLOOR, 0
-        self.options = method.options
+        self.network, self.method, self.name = denoiser(editor.model), method, FLOOR
+        self.facts = method.facts
         self.passes: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
@@ -82,6 +83,18 @@ class Floor:
         return []
 
 
+def begin(
+    folder: Path, editor: Editor, suite: Suite, classifier: Classifier, loading: LoadOptions, **asked: Any
+) -> None:
+    """Settle what all systems in a folder have in common: of `loading` everything, for time is measured.
+
+    suite: the whole of it, so that a run of more cases adds to one of fewer. Raises InvalidInput if the
+    folder was begun with anything else.
+    """
+    model = {"model": editor.model.name, "revision": editor.model.revision}
+    settle(folder, {**model, **asdict(loading), **shared(suite, classifier), **asked})
+
+
 def run(
     editor: Editor,
     entered: Entered,
@@ -94,7 +107,7 @@ def run(
 ) -> None:
     """Make the rows that are not there: quality on every case if there are judges, time on the first.
 
-    Raises InvalidInput if a system's rows were begun with other options.
+    Raises InvalidInput if a system's rows were begun with other weights or options.
     """
     jobs: list[tuple[Path, Callable[[], dict[str, Any]]]] = []
     for number in range(repeats):
@@ -107,7 +120,7 @@ def run(
                 make = partial(_row, editor, method, suite, case, judges)
                 jobs.append((folder / name / f"case-{case.number:03d}.json", make))
     for name, method in entered.items():
-        settle(folder / name, {"options": asdict(method.options)})
+        settle(folder / name, method.facts)
     missing = [job for job in jobs if not job[0].is_file()]
     if any(path.name.startswith("time") for path, _ in missing):
         for method in entered.values():  # the first of each is slower
@@ -142,7 +155,8 @@ def rows(folder: Path, kind: str) -> Rows:
 def summary(folder: Path) -> list[dict[str, Any]]:
     """One entry a system: medians of the costs with the least and the most seconds, means of quality.
 
-    Only cases that every system has are counted, so that all are judged on the same ones. Of the
+    Only cases that every system has are counted, so that all are judged on the same ones. The batch is
+    the candidates that were finished: of a preset that drops some, those that its ranker kept. Of the
     background and the seam the first candidate counts, the one that was reconstructed.
     """
     timed, judged = rows(folder, "time"), rows(folder, "case")
@@ -177,6 +191,7 @@ def _judged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     low, high = metrics.wilson(sum(row[0] for row in correct), len(correct))
     return {
         "cases": len(found),
+        "pictures": metrics.mean([float(row["pictures"]) for row in found]),
         "batch_precision": metrics.mean([metrics.mean([float(hit) for hit in row]) for row in correct]),
         "top_precision": sum(row[0] for row in correct) / len(correct),
         "top_low": low,
@@ -188,8 +203,8 @@ def _judged(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 COLUMNS = (
     "system", "seconds (least to most)", "faster than plain", "beside the networks, %", "UNet evaluations",
-    "memory, MB", "precision of the batch, %", "precision of the first, % (95 %)", "background PSNR, dB",
-    "seam",
+    "memory, MB", "pictures judged a case", "precision of the batch, %", "precision of the first, % (95 %)",
+    "background PSNR, dB", "seam",
 )  # fmt: skip
 
 
@@ -210,10 +225,11 @@ def _cells(entry: dict[str, Any], plain: float | None) -> list[str]:
         cells[5] = "-" if entry["megabytes"] is None else f"{entry['megabytes']:.0f}"
     if entry["cases"]:
         low, high = 100 * entry["top_low"], 100 * entry["top_high"]
-        cells[6] = f"{100 * entry['batch_precision']:.1f}"
-        cells[7] = f"{100 * entry['top_precision']:.1f} ({low:.0f} to {high:.0f})"
-        cells[8] = "exact" if entry["background_psnr"] is None else f"{entry['background_psnr']:.1f}"
-        cells[9] = "-" if entry["seam"] is None else f"{entry['seam']:.2f}"
+        cells[6] = f"{entry['pictures']:g}"
+        cells[7] = f"{100 * entry['batch_precision']:.1f}"
+        cells[8] = f"{100 * entry['top_precision']:.1f} ({low:.0f} to {high:.0f})"
+        cells[9] = "exact" if entry["background_psnr"] is None else f"{entry['background_psnr']:.1f}"
+        cells[10] = "-" if entry["seam"] is None else f"{entry['seam']:.2f}"
     return cells
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,10 @@ from bld.errors import InvalidInput
 from bld.evaluation.suite import Case
 from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray, check_same_size
+from bld.models.base import LatentModel
+from bld.models.weights import sampled
 from bld.options import EditOptions
+from bld.rank import Ranker
 
 Picture = npt.NDArray[np.uint8]  # h w 3, of the photograph's size
 
@@ -25,7 +28,7 @@ class Method(Protocol):
     """A way to edit photographs by a mask and a prompt."""
 
     name: str  # in the tables and in the names of files
-    batch: int  # how many candidates it makes, as its authors recommend
+    facts: dict[str, Any]  # what its pictures depend on beside the case, as JSON has it
 
     def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
         """The candidates, best first. mask: h w of 0 and 1, 1 = edit."""
@@ -36,7 +39,8 @@ class ByEditor:
     """An editor of this package: blended latent diffusion, or a baseline in its place."""
 
     def __init__(self, editor: Editor, options: EditOptions, name: str = "bld") -> None:
-        self.editor, self.options, self.name, self.batch = editor, options, name, options.candidates
+        self.editor, self.options, self.name = editor, options, name
+        self.facts = facts(editor.model, editor.ranker, options)
 
     def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
         options = replace(self.options, seed=case.seed)
@@ -50,7 +54,9 @@ class Folder:
     def __init__(self, folder: Path, name: str) -> None:
         """Raises InvalidInput if there is no folder of the first case."""
         self.folder, self.name = folder, name
-        self.batch = len(self._files(0))
+        self._files(0)
+        pictures = sampled(folder, folder.glob("*/*.png"))
+        self.facts = {"folder": str(folder.resolve()), "revision": pictures}
 
     def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
         opened = [
@@ -78,7 +84,7 @@ class Function:
             self.function: Callable[..., Any] = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidInput(f"python:{target}: expected module:function ({error})") from error
-        self.name, self.batch = name, 0
+        self.name, self.facts = name, {"function": target}
 
     def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
         pixels = in_8_bits(photograph)
@@ -95,12 +101,28 @@ class Remote:
 
     def __init__(self, remote: RemoteEdits, name: str, batch: int) -> None:
         self.remote, self.name, self.batch = remote, name, batch
+        self.facts = {"url": str(remote.client.base_url), "batch": batch}
 
     def edit(self, photograph: Photograph, mask: FloatArray, case: Case) -> Sequence[Picture]:
         made = self.remote.edit(photograph, mask, case.prompt, n=self.batch)
         for picture in made:
             check_same_size(photograph.size, picture.size)
         return [in_8_bits(picture) for picture in made]
+
+
+def facts(model: LatentModel, ranker: Ranker | None, options: EditOptions) -> dict[str, Any]:
+    """What edits by a model depend on: its weights, the ranker's, and every option, the model's own steps and
+    guidance where none are asked for.
+    """
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "ranker": ranker.name if ranker else None,
+        "ranker_revision": ranker.revision if ranker else None,
+        **asdict(options),
+        "steps": options.steps or model.steps,
+        "guidance_scale": options.guidance_scale or model.guidance_scale,
+    }
 
 
 def in_8_bits(photograph: Photograph) -> Picture:

@@ -74,8 +74,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
+PUBLISHED_BELOW = "Published in the paper, on other models, photographs and hardware:"
 PUBLISHED_COLUMNS = (
     "method", "candidates", "precision of the batch, %", "precision of the first, %", "diversity (LPIPS)",
+)  # fmt: skip
+
+TIMES_COLUMNS = (
+    "method", "candidates", "seconds for one", "for all", "both with the background", "parameters, M",
+    "of CLIP, M",
 )  # fmt: skip
 
 
@@ -99,11 +105,21 @@ def markdown(suite: Suite, summaries: Sequence[Summary], settings: dict[str, Any
         "",
         *_table(COLUMNS, [cells(s) for s in summaries]),
         "",
-        "Published in the paper, on other models, photographs and hardware:",
+        PUBLISHED_BELOW,
         "",
         *_table(PUBLISHED_COLUMNS, [_published(row) for row in PUBLISHED]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def published_times() -> list[str]:
+    """Tables 2 and 3 as the paper has them, as lines of Markdown."""
+    body = []
+    for row in PUBLISHED:
+        again = " and ".join(f"{seconds:g}" for seconds in row.reconstructed or ()) or "-"
+        sizes = [f"{1000 * size:.0f}" for size in row.parameters]
+        body.append([row.method, str(row.batch), f"{row.one:g}", _or_dash(row.all), again, *sizes])
+    return [PUBLISHED_BELOW, "", *_table(TIMES_COLUMNS, body)]
 
 
 def _table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

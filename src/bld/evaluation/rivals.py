@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bld.evaluation.methods import Picture
+from bld.evaluation.methods import Picture, facts
 from bld.evaluation.suite import Case
 from bld.images import Photograph, from_tensor, resize_pixels
 from bld.masks import FloatArray
@@ -34,6 +34,7 @@ class Rival:
         """model: of the Stable Diffusion family. tuned: whether the first candidate is reconstructed."""
         self.model: Any = model
         self.ranker, self.options, self.batch, self.tuned = ranker, options, options.candidates, tuned
+        self.facts = {**facts(model, ranker, options), "tuned": tuned}
 
     def sample(self, task: Task, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
         """z_0 of every candidate, n c h w. x: 1 3 h w in [-1, 1]. m: 1 1 h w of 0 and 1. All on the model's

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bld.classify import Classifier
+from bld.classify import Classifier, label_index
 from bld.errors import InvalidInput
 from bld.evaluation import metrics
 from bld.evaluation.distance import Distance
@@ -31,6 +31,11 @@ class Judges:
     classifier: Classifier
     distance: Distance
 
+    def check(self, suite: Suite) -> None:
+        """Raise ModelUnavailable if the classifier lacks the label of a case."""
+        for case in suite.cases:
+            label_index(self.classifier.labels, case.label)
+
 
 def run(
     suite: Suite,
@@ -39,7 +44,11 @@ def run(
     folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Make and measure what is not there yet of a method's rows, in `folder`/METHOD."""
+    """Make and measure what is not there yet of a method's rows, in `folder`/METHOD.
+
+    Raises InvalidInput if its rows were begun with other weights, pictures or options.
+    """
+    settle(folder / method.name, method.facts)
     for done, case in enumerate(suite.cases):
         if progress:
             progress(done, len(suite.cases))
@@ -87,25 +96,49 @@ def row_path(folder: Path, method: str, case: Case) -> Path:
     return folder / method / f"{case.number:03d}.json"
 
 
+def is_whole(suite: Suite, method: str, folder: Path) -> bool:
+    """Whether a method has all of its rows."""
+    return all(row_path(folder, method, case).is_file() for case in suite.cases)
+
+
 def rows(suite: Suite, method: str, folder: Path) -> list[dict[str, Any]]:
-    """A method's rows, in the suite's order. Raises InvalidInput if one is missing or damaged."""
+    """A method's rows, in the suite's order.
+
+    Raises InvalidInput if one is missing, damaged, or of another suite's case.
+    """
     found = []
     for case in suite.cases:
         path = row_path(folder, method, case)
         try:
             row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            asked = row["case"], row["label"]
+        except (OSError, ValueError, KeyError) as error:
             raise InvalidInput(f"{path}: {method} has no row of that case; run bld eval run again") from error
+        if asked != (case.number, case.label):
+            raise InvalidInput(
+                f"{path}: of case {asked[0]}, {asked[1]}, but {suite.name} has {case.label} as case "
+                f"{case.number}: it was built anew since; run bld eval run into another folder"
+            )
         found.append(row)
     return found
 
 
-def settle(folder: Path, settings: dict[str, Any]) -> None:
-    """Write what a run is made with, or check that it is what the folder was begun with.
+def shared(suite: Suite, classifier: Classifier) -> dict[str, Any]:
+    """What the rows of all methods in a folder have in common."""
+    return {
+        "suite": str(suite.folder),
+        "suite_revision": suite.revision,
+        "classifier": classifier.name,
+        "classifier_revision": classifier.revision,
+    }
 
-    Raises InvalidInput for another suite or other judges: their rows do not belong into one table.
+
+def settle(folder: Path, settings: dict[str, Any]) -> None:
+    """Write what rows are made with, or check that it is what the folder was begun with.
+
+    Raises InvalidInput for anything else: such rows do not belong into one table.
     """
-    path = folder / SETTINGS
+    path, settings = folder / SETTINGS, json.loads(json.dumps(settings))  # tuples are lists there
     folder.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         write_text_atomic(path, json.dumps(settings, indent=1) + "\n")

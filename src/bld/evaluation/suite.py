@@ -63,6 +63,12 @@ class Suite:
             raise InvalidInput(f"{path}: another picture than the one that {self.name} was built with")
         return open_photograph(content, max_pixels=EditOptions().max_pixels)
 
+    @property
+    def revision(self) -> str:
+        """A short name for its cases: what is asked, and of which photographs."""
+        cases = json.dumps([dataclasses.astuple(case) for case in self.cases])
+        return hashlib.sha256(cases.encode()).hexdigest()[:12]
+
     def first(self, count: int) -> Self:
         """The suite of its first cases. Raises InvalidInput if it has fewer."""
         if not 1 <= count <= len(self.cases):
@@ -100,8 +106,10 @@ def build(
     """Draw a rectangle and a class for every photograph, and write the photographs and the manifest.
 
     photographs: name and picture of each case. labels: (label, prompt) of each class; classes are drawn
-    without repeats as far as they go.
+    without repeats as far as they go. Raises InvalidInput if there is no class.
     """
+    if not labels:
+        raise InvalidInput(f"{folder}: no class to draw from; a suite needs one at least")
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []
