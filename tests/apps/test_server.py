@@ -16,6 +16,7 @@ import pytest
 from bld import Editor
 from bld.apps.server.app import create_app
 from bld.apps.server.fields import FORM, OWN
+from bld.apps.server.results import Results
 from bld.apps.server.settings import Settings
 from bld.options import FIELDS, PRESETS
 from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
@@ -147,6 +148,7 @@ def test_an_alias_is_another_name() -> None:
         ({"prompt": "x" * 1_000_000}, "prompt", "expected 32000 at most"),
         ({"n": 10_000}, "n", "expected 1 to 10"),
         ({"size": "huge"}, "size", "expected auto or WIDTHxHEIGHT"),
+        ({"size": "99999x99999"}, "size", "is 99999x99999, 9999800001 pixels; the server takes up to"),
         ({"output_format": "svg"}, "output_format", "expected one of png, jpeg, webp"),
         ({"background": "transparent"}, "background", "the image is opaque"),
         ({"partial_images": 2}, "partial_images", "stream=true"),
@@ -242,6 +244,18 @@ def test_no_other_page_may_call_unless_it_is_named(server: Running) -> None:
 def test_results_expire() -> None:
     with running(url_lifetime=0.0) as server:
         assert httpx2.get(edit(server, response_format="url").data[0].url).status_code == 404
+
+
+def test_results_are_kept_up_to_a_size_and_the_oldest_go_first() -> None:
+    results = Results(lifetime=3600, most=100)
+    try:
+        names = [results.keep(bytes(40), "png") for _ in range(4)]
+        found = [results.find(name) for name in names]
+        assert [bool(one) for one in found] == [False, False, True, True]
+        assert found[3] is not None
+        assert len(list(found[3][0].parent.iterdir())) == 2, "those that went have left the disk"
+    finally:
+        results.close()
 
 
 # --- limits ---
