@@ -18,6 +18,7 @@ from bld.apps.server.app import create_app
 from bld.apps.server.fields import FORM, OWN
 from bld.apps.server.results import Results
 from bld.apps.server.settings import Settings
+from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
 from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
 from tests.tiny import GaussianModel
@@ -220,9 +221,9 @@ def test_requests_that_no_client_sends(server: Running) -> None:
 def test_keys() -> None:
     with running(api_keys=("first", "second")) as server:
         assert edit(server, {"api_key": "second"}).data
-        for wrong in ("third", "secon", "second2", "é"):
+        for wrong in ("", "third", "secon", "second2", "é"):
             with server.http() as http:
-                answer = http.get("/v1/models", headers={"authorization": f"Bearer {wrong}".encode()})
+                answer = http.get("/v1/models", headers={"authorization": f"Bearer {wrong}".strip().encode()})
             assert answer.status_code == 401
         with pytest.raises(openai.AuthenticationError, match="no such API key"):
             edit(server, {"api_key": "third"})
@@ -230,6 +231,13 @@ def test_keys() -> None:
         assert httpx2.get(url).status_code == 200, "its name is the key"
         with server.http() as http:
             assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", " ", " first"])
+def test_a_key_that_is_none_is_refused(key: str) -> None:
+    """An empty one would be that of every request without a header."""
+    with pytest.raises(InvalidInput, match="--api-key: a key is empty or has blanks around it"):
+        Settings(api_keys=("first", key))
 
 
 def test_no_other_page_may_call_unless_it_is_named(server: Running) -> None:

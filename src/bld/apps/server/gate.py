@@ -94,7 +94,8 @@ class Guarded:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = given.strip().encode() if scheme.lower() == "bearer" else b""
         # Every key is compared, each in constant time: how long it takes tells nothing.
-        if not sum([hmac.compare_digest(key, known.encode()) for known in self.settings.api_keys]):
+        known = sum([hmac.compare_digest(key, known.encode()) for known in self.settings.api_keys])
+        if not key or not known:
             raise ApiError(
                 401, "invalid_api_key", "no such API key; send it as: Authorization: Bearer KEY",
                 headers={"www-authenticate": "Bearer"},
