@@ -126,6 +126,14 @@ def test_previews_come_while_it_runs_and_the_best_picture_last(server: Running) 
     np.testing.assert_array_equal(decoded(events[3]), decoded(edit(server, n=2).data[0]))
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_in_a_preview_too_the_holes_of_the_image_are_filled(server: Running, kind: Any) -> None:
+    fields = {"image": MASK, "mask": openai.omit, "output_format": kind, "partial_images": 2, "stream": True}
+    events = list(edit(server, **fields))
+    assert [event.type for event in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert [decoded(event).shape for event in events] == [PHOTO.shape] * 3
+
+
 def test_models_are_listed_and_found(server: Running) -> None:
     assert [model.id for model in server.openai().models.list()] == ["gaussian"]
     assert server.openai().models.retrieve("gaussian").object == "model"
@@ -201,6 +209,13 @@ def test_requests_that_no_client_sends(server: Running) -> None:
         multipart = {"content-type": "multipart/form-data; boundary=x"}
         for answer, status, code in [
             (http.post(path, json=prompt), 415, "unsupported_content_type"),
+            (
+                http.post(
+                    path, content=b"--x--", headers={"content-type": "Multipart/Form-Data; boundary=x"}
+                ),
+                400,
+                "missing_required_parameter",
+            ),
             (http.post(path, files={"mask": MASK}, data=prompt), 400, "missing_required_parameter"),
             (http.post(path, data={**prompt, "image": "text"}, files={"x": b"x"}), 400, "invalid_value"),
             (
@@ -299,6 +314,18 @@ def test_a_slow_upload_is_hung_up_on() -> None:
         assert line.recv(1000).startswith(b"HTTP/1.1 408 ")
         with server.http() as http:
             assert http.get("/healthz").status_code == 200
+
+
+def test_a_client_that_hangs_up_during_the_upload_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    with running() as server:
+        with dialled(server) as line:
+            line.sendall(HEAD + b"content-length: 1000\r\n\r\n--x\r\n")
+            until(lambda: server.server.server_state.tasks)  # the request has begun
+        counted = server.service.measures.registry.get_sample_value
+        labels = {"route": "/v1/images/edits", "status": "499"}
+        until(lambda: counted("bld_requests_total", labels))
+    assert not [record for record in caplog.records if record.exc_info]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again() -> None:

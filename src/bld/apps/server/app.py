@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from bld.apps.server.form import Order, read_order
@@ -43,7 +44,7 @@ def create_app(devices: Sequence[Editors], settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Blended Latent Diffusion", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    for kind in (ApiError, BldError, HTTPException, RequestValidationError, Exception):
+    for kind in (ApiError, BldError, ClientDisconnect, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer)
     if settings.cors_origins:
         app.add_middleware(
@@ -105,7 +106,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 async def _edit(service: Service, request: Request) -> Response:
     """The answer to an edit: pictures, or the stream of them."""
     kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
+    if not kind.lower().startswith("multipart/form-data"):
         came = kind[:64] or "no content type"
         raise ApiError(415, "unsupported_content_type", f"got {came}, expected multipart/form-data")
     async with request.form(max_files=8, max_fields=100) as form:
