@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from bld.apps.body import Limited
 from bld.apps.server.form import Order, read_order
 from bld.apps.server.gate import Guarded, Logged
 from bld.apps.server.openapi import described
@@ -57,9 +58,11 @@ def create_app(devices: Sequence[Editors], settings: Settings) -> FastAPI:
 
 
 def served(app: FastAPI) -> ASGIApp:
-    """The application behind its gate."""
+    """The application behind its gate and the limits of bodies."""
     service: Service = app.state.service
-    return Logged(Guarded(app, service.settings), service.measures)
+    settings = service.settings
+    limited = Limited(app, settings.max_body, settings.upload_timeout)
+    return Logged(Guarded(limited, settings), service.measures)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:

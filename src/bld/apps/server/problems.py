@@ -61,7 +61,9 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ClientDisconnect):  # before its body was there
         return hung_up()
     if isinstance(error, HTTPException):
-        codes = {404: "not_found", 405: "method_not_allowed"}
+        codes = {
+            404: "not_found", 405: "method_not_allowed", 408: "upload_timeout", 413: "request_too_large",
+        }  # fmt: skip
         code = codes.get(error.status_code, "bad_request")
         return ApiError(error.status_code, code, error.detail, headers=error.headers)
     if isinstance(error, RequestValidationError):
