@@ -113,13 +113,14 @@ class Preview:
     """An edit on its way, after one step of its blend.
 
     step: how many are done, of `steps`, over all micro-batches. seeds: of the candidates in work. z_0:
-    n c h w, what the model takes those to be.
+    n c h w, what the model takes those to be. mask: h w of the photograph, above 0 = edit.
     """
 
     step: int
     steps: int
     seeds: tuple[int, ...]
     z_0: torch.Tensor
+    mask: FloatArray
     show: Callable[[torch.Tensor], Photograph]
 
     def photograph(self, candidate: int = 0) -> Photograph:
@@ -356,7 +357,7 @@ class Editor:
                 step = next(count)
                 done(step)
                 if preview:
-                    preview(Preview(step, steps, tuple(seeds), guesses, show))
+                    preview(Preview(step, steps, tuple(seeds), guesses, task.mask, show))
 
             running, dropped = sample(self.model, task, z_init, plan, judge, watch)
         z_0, seeds = torch.cat([c.z for c in running]), tuple(c.seed for c in running)

@@ -261,7 +261,8 @@ FIELDS = {option.name: option for option in dataclasses.fields(EditOptions)}
 PRESETS: dict[Preset, dict[str, Any]] = {
     # Section 5 of the paper: 50 DDIM steps, guidance 5, 24 candidates.
     "paper": {"steps": 50, "guidance_scale": 5.0, "candidates": 24, "strength": 1.0},
-    # A quarter of the steps, guidance where it matters, the hopeless dropped, a shorter tuning.
+    # A quarter of the steps, guidance where it matters, a shorter tuning. Its candidates are all finished;
+    # of more, the hopeless are dropped.
     "fast": {
         "steps": 12,
         "scheduler": "dpm++",

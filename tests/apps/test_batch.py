@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ def same_rows(undisturbed: Path, model: Path, output: Path, **batch: Any) -> job
 
 def test_every_row_has_the_folder_of_an_edit_and_a_line_in_the_index(undisturbed: Path, model: Path) -> None:
     out = undisturbed / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["edits", "index.parquet", "ledger.sqlite"]
+    assert sorted(path.name for path in out.iterdir()) == ["edits", "index.parquet", "job", "ledger.sqlite"]
     assert sorted(path.name for path in (out / "edits").iterdir()) == [f"r{i:02d}" for i in range(10)]
     lines = index(out)
     assert [line["number"] for line in lines] == list(range(10))
@@ -102,13 +104,16 @@ def test_parts_together_are_the_whole(undisturbed: Path, worker: Here, model: Pa
     assert {**parts[0], **parts[1]} == statuses(undisturbed / "out")
 
 
+@pytest.mark.parametrize("shard", ["1/1", "2/3"])
 @pytest.mark.parametrize("change", ["manifest", "options", "threads"])
 def test_another_job_is_refused_in_its_folder(
-    undisturbed: Path, worker: Here, model: Path, tmp_path: Path, change: str
+    undisturbed: Path, worker: Here, model: Path, tmp_path: Path, change: str, shard: str
 ) -> None:
+    """By every part of it, though each has a ledger of its own."""
     shutil.copytree(undisturbed / "out", tmp_path / "out")
-    asked = same_rows(undisturbed, model, tmp_path / "out")
+    asked = same_rows(undisturbed, model, tmp_path / "out", shard=shard)
     if change == "manifest":
+        pictures(tmp_path)
         asked = replace(asked, manifest=manifest(tmp_path, [row(0)]))
     elif change == "options":
         asked = replace(asked, common={**asked.common, "steps": 3})
@@ -117,13 +122,34 @@ def test_another_job_is_refused_in_its_folder(
     with pytest.raises(InvalidInput, match=f"begun with other {change}"):
         run(asked, worker.at(asked.work))
     assert results(tmp_path / "out") == results(undisturbed / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 4, "it has left nothing of its own"
+
+
+def test_of_parts_that_begin_at_once_one_says_what_the_job_is(model: Path, tmp_path: Path) -> None:
+    manifests = [manifest(tmp_path, [row(i)], f"rows{i}.jsonl") for i in range(8)]
+    every = [job(tmp_path, one, model, tmp_path / "out") for one in manifests]
+    together = threading.Barrier(len(every))
+
+    def begin(one: jobs.Job) -> str:
+        together.wait()
+        try:
+            jobs.take_folder(one, one.facts({"model": "1"}))
+        except InvalidInput as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(every)) as threads:
+        taken, *refused = sorted(threads.map(begin, every))
+    assert not taken
+    assert all("begun with other manifest" in one for one in refused)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["job"]
 
 
 def test_a_foreign_folder_is_left_alone(worker: Here, model: Path, tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "out" / "edits" / "r00").mkdir(parents=True)
     asked = job(tmp_path, [row(0)], model, tmp_path / "out")
-    with pytest.raises(InvalidInput, match="edits is there, but no ledger"):
+    with pytest.raises(InvalidInput, match="edits is there, but no job"):
         run(asked, worker.at(asked.work))
 
 

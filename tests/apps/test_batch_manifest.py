@@ -66,6 +66,8 @@ def test_every_kind_of_table_gives_the_same_rows(tmp_path: Path, kind: str) -> N
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no image": ({"image": None}, "image missing"),
     "empty prompt": ({"prompt": "  "}, "the prompt is empty"),
+    "half a character": ({"prompt": "a \ud800 b"}, "the prompt holds what is no text ('a \\ud800 b')"),
+    "half a character in an option": ({"negative_prompt": "\udc00"}, "the negative_prompt holds"),
     "a prompt of another type": ({"prompt": ["a"]}, "prompt ['a']: expected a text"),
     "unknown column": ({"stepz": 4}, "'stepz' is no option of an edit"),
     "out of range": ({"steps": 0}, "--steps 0: expected from 1 to 1000"),

@@ -85,12 +85,12 @@ def done(number: int) -> Outcome:
 def test_the_ledger_keeps_what_it_is_told(tmp_path: Path) -> None:
     failed = Outcome(number=1, id="r1", status="failed", reason="why", tries=3)
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        assert ledger.job() is None
-        ledger.begin({"model": "mini"}, [Outcome(number=5, id="", status="invalid", reason="bad", tries=0)])
+        assert not ledger.begun()
+        ledger.begin([Outcome(number=5, id="", status="invalid", reason="bad", tries=0)])
         ledger.record([done(0), failed])
         ledger.record([replace(done(0), seed=1)])
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        assert ledger.job() == {"format": 1, "model": "mini"}
+        assert ledger.begun()
         assert list(ledger.outcomes())[:2] == [done(0), failed], "the first word counts"
         assert (ledger.numbers(), ledger.numbers("failed")) == ({0, 1, 5}, {1})
         ledger.forget("failed")

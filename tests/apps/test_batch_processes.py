@@ -95,7 +95,7 @@ def test_killed_again_and_again_it_gives_the_bytes_of_an_undisturbed_run(
     assert "24 done" in said
     assert results(out) == right
     assert {path: path.stat().st_mtime_ns for path in done} == done, "what was done was done again"
-    assert sorted(path.name for path in out.iterdir()) == ["edits", "index.parquet", "ledger.sqlite"]
+    assert sorted(path.name for path in out.iterdir()) == ["edits", "index.parquet", "job", "ledger.sqlite"]
     again = [line for line in index(out) if line["tries"] > 1]
     assert len(again) <= 4
     assert {line["reason"] for line in again} <= {"tried again: worker killed by SIGKILL; out of memory?"}

@@ -1,3 +1,4 @@
+import functools
 import inspect
 import json
 import shlex
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bld.apps.flags import GROUPS, with_edit_options
 from bld.apps.record import command, read
@@ -358,6 +360,28 @@ def test_info_refuses_other_pictures(bld: Run, photo: Path, tmp_path: Path) -> N
         code, _, err = bld("info", path)
         assert code == 2
         assert err.count("\n") == 1
+
+
+def test_a_record_that_lacks_something_is_one_line(edit: Run, bld: Run, tmp_path: Path) -> None:
+    edit()
+    out, picture = tmp_path / "out", tmp_path / "damaged.png"
+    whole = {"picture": read(out / "result.png"), "folder": json.loads((out / "edit.json").read_text())}
+    for where, keys in [
+        ("picture", ("candidate",)), ("picture", ("candidate", "number")), ("picture", ("model", "name")),
+        ("picture", ("request", "prompt")), ("picture", ("inputs_sha256",)), ("picture", ("notes",)),
+        ("folder", ("candidates",)), ("folder", ("candidates", 0, "number")),
+        ("folder", ("candidates", 1, "score")), ("folder", ("model", "revision")),
+    ]:  # fmt: skip
+        facts = json.loads(json.dumps(whole[where]))
+        *path, last = keys
+        del functools.reduce(lambda node, key: node[key], path, facts)[last]
+        text = PngInfo()
+        text.add_text("bld", json.dumps(facts))
+        Image.new("RGB", (4, 4)).save(picture, pnginfo=text)
+        (out / "edit.json").write_text(json.dumps(facts))
+        code, _, err = bld("info", picture) if where == "picture" else bld("reconstruct", out)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert f"{last} is missing" in err
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])

@@ -16,7 +16,9 @@ import pytest
 from bld import Editor
 from bld.apps.server.app import create_app
 from bld.apps.server.fields import FORM, OWN
+from bld.apps.server.results import Results
 from bld.apps.server.settings import Settings
+from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
 from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
 from tests.tiny import GaussianModel
@@ -124,6 +126,14 @@ def test_previews_come_while_it_runs_and_the_best_picture_last(server: Running) 
     np.testing.assert_array_equal(decoded(events[3]), decoded(edit(server, n=2).data[0]))
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_in_a_preview_too_the_holes_of_the_image_are_filled(server: Running, kind: Any) -> None:
+    fields = {"image": MASK, "mask": openai.omit, "output_format": kind, "partial_images": 2, "stream": True}
+    events = list(edit(server, **fields))
+    assert [event.type for event in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert [decoded(event).shape for event in events] == [PHOTO.shape] * 3
+
+
 def test_models_are_listed_and_found(server: Running) -> None:
     assert [model.id for model in server.openai().models.list()] == ["gaussian"]
     assert server.openai().models.retrieve("gaussian").object == "model"
@@ -147,6 +157,7 @@ def test_an_alias_is_another_name() -> None:
         ({"prompt": "x" * 1_000_000}, "prompt", "expected 32000 at most"),
         ({"n": 10_000}, "n", "expected 1 to 10"),
         ({"size": "huge"}, "size", "expected auto or WIDTHxHEIGHT"),
+        ({"size": "99999x99999"}, "size", "is 99999x99999, 9999800001 pixels; the server takes up to"),
         ({"output_format": "svg"}, "output_format", "expected one of png, jpeg, webp"),
         ({"background": "transparent"}, "background", "the image is opaque"),
         ({"partial_images": 2}, "partial_images", "stream=true"),
@@ -198,6 +209,13 @@ def test_requests_that_no_client_sends(server: Running) -> None:
         multipart = {"content-type": "multipart/form-data; boundary=x"}
         for answer, status, code in [
             (http.post(path, json=prompt), 415, "unsupported_content_type"),
+            (
+                http.post(
+                    path, content=b"--x--", headers={"content-type": "Multipart/Form-Data; boundary=x"}
+                ),
+                400,
+                "missing_required_parameter",
+            ),
             (http.post(path, files={"mask": MASK}, data=prompt), 400, "missing_required_parameter"),
             (http.post(path, data={**prompt, "image": "text"}, files={"x": b"x"}), 400, "invalid_value"),
             (
@@ -218,9 +236,9 @@ def test_requests_that_no_client_sends(server: Running) -> None:
 def test_keys() -> None:
     with running(api_keys=("first", "second")) as server:
         assert edit(server, {"api_key": "second"}).data
-        for wrong in ("third", "secon", "second2", "é"):
+        for wrong in ("", "third", "secon", "second2", "é"):
             with server.http() as http:
-                answer = http.get("/v1/models", headers={"authorization": f"Bearer {wrong}".encode()})
+                answer = http.get("/v1/models", headers={"authorization": f"Bearer {wrong}".strip().encode()})
             assert answer.status_code == 401
         with pytest.raises(openai.AuthenticationError, match="no such API key"):
             edit(server, {"api_key": "third"})
@@ -228,6 +246,13 @@ def test_keys() -> None:
         assert httpx2.get(url).status_code == 200, "its name is the key"
         with server.http() as http:
             assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", " ", " first"])
+def test_a_key_that_is_none_is_refused(key: str) -> None:
+    """An empty one would be that of every request without a header."""
+    with pytest.raises(InvalidInput, match="--api-key: a key is empty or has blanks around it"):
+        Settings(api_keys=("first", key))
 
 
 def test_no_other_page_may_call_unless_it_is_named(server: Running) -> None:
@@ -242,6 +267,18 @@ def test_no_other_page_may_call_unless_it_is_named(server: Running) -> None:
 def test_results_expire() -> None:
     with running(url_lifetime=0.0) as server:
         assert httpx2.get(edit(server, response_format="url").data[0].url).status_code == 404
+
+
+def test_results_are_kept_up_to_a_size_and_the_oldest_go_first() -> None:
+    results = Results(lifetime=3600, most=100)
+    try:
+        names = [results.keep(bytes(40), "png") for _ in range(4)]
+        found = [results.find(name) for name in names]
+        assert [bool(one) for one in found] == [False, False, True, True]
+        assert found[3] is not None
+        assert len(list(found[3][0].parent.iterdir())) == 2, "those that went have left the disk"
+    finally:
+        results.close()
 
 
 # --- limits ---
@@ -277,6 +314,18 @@ def test_a_slow_upload_is_hung_up_on() -> None:
         assert line.recv(1000).startswith(b"HTTP/1.1 408 ")
         with server.http() as http:
             assert http.get("/healthz").status_code == 200
+
+
+def test_a_client_that_hangs_up_during_the_upload_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    with running() as server:
+        with dialled(server) as line:
+            line.sendall(HEAD + b"content-length: 1000\r\n\r\n--x\r\n")
+            until(lambda: server.server.server_state.tasks)  # the request has begun
+        counted = server.service.measures.registry.get_sample_value
+        labels = {"route": "/v1/images/edits", "status": "499"}
+        until(lambda: counted("bld_requests_total", labels))
+    assert not [record for record in caplog.records if record.exc_info]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again() -> None:

@@ -621,6 +621,7 @@ def test_it_serves_until_it_is_told_to_end_and_leaves_nothing(model: Path, tmp_p
             urllib.request.urlopen(f"{address}/config", timeout=30)
         assert list(tmp_path.glob("bld-studio-*"))
         port = address.rsplit(":", 1)[1]
+        refused = announced(int(port), 100_000_000)
         taken = subprocess.run(
             [*command[:-1], port], capture_output=True, text=True, env=environment, check=False
         )
@@ -628,7 +629,19 @@ def test_it_serves_until_it_is_told_to_end_and_leaves_nothing(model: Path, tmp_p
         assert f"cannot listen on 127.0.0.1, port {port}" in taken.stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130
+    assert refused.startswith(b"HTTP/1.1 413 "), "whoever sends it, it is not waited for"
     assert not list(tmp_path.glob("bld-studio-*"))
+
+
+def announced(port: int, length: int) -> bytes:
+    """What is answered to a body that is announced and not sent: nothing as long as it is waited for."""
+    head = "POST /gradio_api/queue/join HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        line.sendall(f"{head}content-length: {length}\r\n\r\n".encode())
+        try:
+            return line.recv(1000)
+        except TimeoutError:
+            return b""
 
 
 def free_port() -> int:

@@ -167,8 +167,11 @@ def test_answers_that_are_none_are_refused(folder: Path, tmp_path: Path, bld: Ru
             ({"rater": "r", "question": 99, "side": "left"}, 404),
             ({"rater": "r", "question": 0, "side": "up"}, 422),
             ({"rater": "<b>", "question": 0, "side": "left"}, 422),
+            ({"rater": "r" * 100_000, "question": 0, "side": "left"}, 413),
         ]:
-            assert httpx2.post(f"{url}/answers", json=body).status_code == status
+            answer = httpx2.post(f"{url}/answers", json=body)
+            assert answer.status_code == status
+            assert "<b>" not in answer.text, "what came is not sent back"
         assert httpx2.get(f"{url}/{study.KEY}").status_code == 404, "the key stays at home"
     assert study.Answers(folder / study.ANSWERS).all() == [("r", 0, "left")]
     for answer in ('"question": 0, "side": "up"', '"question": 1e999, "side": "left"'):

@@ -1,5 +1,6 @@
 """The deployment files, by the linters of their formats; no engine runs here."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_kubernetes_knows_what_is_asked_of_it() -> None:
     for number, pod in enumerate(found):
         whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}"}, **pod}
         kubernetes_validate.validate(whole, "1.31", strict=True)
+
+
+def test_the_user_of_the_image_can_write_what_is_mounted() -> None:
+    """A new volume is root's unless the image has the folder, and a claim unless the pod says whose it is."""
+    image = (DEPLOY / "Dockerfile").read_text()
+    (user,) = re.findall(r"^USER (\d+)$", image, re.MULTILINE)
+    assert f"--uid {user} bld" in image
+    (owned,) = re.findall(r"install -d -o bld -g bld (.*) \\$", image, re.MULTILINE)
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    for service in compose["services"].values():
+        for volume in service["volumes"]:
+            assert volume.partition(":")[2] in owned.split()
+    assert {pod["spec"]["securityContext"]["fsGroup"] for pod in pods(MANIFESTS)} == {int(user)}
+
+
+def test_a_login_shell_finds_the_commands() -> None:
+    """KubeRay before 1.4 starts nodes in one: its PATH is that of /etc/profile, which has /usr/local/bin."""
+    image = (DEPLOY / "Dockerfile").read_text()
+    (linked,) = re.findall(r"ln -s (.*) /usr/local/bin/$", image, re.MULTILINE)
+    assert linked.split() == ["/opt/bld/bin/bld", "/opt/bld/bin/ray"]
 
 
 def test_the_files_name_what_there_is() -> None:

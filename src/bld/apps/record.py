@@ -19,6 +19,18 @@ from bld.options import FIELDS, LOADING, EditOptions, LoadOptions, flag
 TEXT_KEY = "bld"
 FORMAT = 1
 
+# What readers of a record rely on, and of what kinds it is.
+NAMED = {"name": str, "revision": str}
+EDIT = {
+    "request": {
+        **dict.fromkeys(("image", "mask", "prompt", "model", "device", "dtype"), str), "candidates": int,
+    },
+    "inputs_sha256": {"image": str, "mask": str},
+    "model": NAMED,
+    "notes": list,
+}  # fmt: skip
+CANDIDATE = {"number": int, "seed": int, "background_max_error": int | float}
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
@@ -106,8 +118,7 @@ def read(picture: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(text)
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
-        request(facts)
-        loading(facts)
+        _check(facts, {"candidate": CANDIDATE})
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidInput(f"{picture}: what it says of itself cannot be read ({error})") from error
     return facts
@@ -118,13 +129,34 @@ def read_folder(folder: Path) -> dict[str, Any]:
     path = folder / "edit.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        request(facts)
-        loading(facts)
+        _check(facts, {"candidates": list})
+        if not facts["candidates"]:
+            raise ValueError("candidates is empty")
+        for candidate in facts["candidates"]:
+            _refuse_incomplete(candidate, {**CANDIDATE, "score": int | float | None}, "candidates.")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInput(
-            f"{path}: not the record of an edit; give the output folder of bld edit"
+            f"{path}: not the record of an edit ({error}); give the output folder of bld edit"
         ) from error
     return facts
+
+
+def _check(facts: dict[str, Any], more: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError unless it is an edit's record, with `more` in it."""
+    request(facts)
+    loading(facts)
+    _refuse_incomplete(facts, {**EDIT, **more, **({"ranker": NAMED} if facts.get("ranker") else {})})
+
+
+def _refuse_incomplete(facts: Any, expected: dict[str, Any], within: str = "") -> None:
+    """Raise ValueError for the first key that is missing or of another kind."""
+    for key, kind in expected.items():
+        if not isinstance(facts, dict) or key not in facts:
+            raise ValueError(f"{within}{key} is missing")
+        if isinstance(kind, dict):
+            _refuse_incomplete(facts[key], kind, f"{within}{key}.")
+        elif not isinstance(facts[key], kind):
+            raise ValueError(f"{within}{key} is of another kind than in a record")
 
 
 def request(facts: dict[str, Any]) -> EditOptions:

@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import FastAPI, HTTPException, Response
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, StringConstraints
 
+from bld.apps.body import Limited
 from bld.errors import InvalidInput
 from bld.evaluation import study
 from bld.evaluation.study import Side
+
+MAX_ANSWER = 64 * 2**10  # bytes, of which an answer takes a hundred
 
 
 class Answer(BaseModel):
@@ -28,6 +32,12 @@ def create_app(folder: Path) -> FastAPI:
     if not page.is_file():
         raise InvalidInput(f"{page}: not there; build the study again")
     app = FastAPI(openapi_url=None)
+    app.add_middleware(Limited, max_body=MAX_ANSWER)
+
+    @app.exception_handler(RequestValidationError)
+    def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
+        """What is wrong with an answer, without what came."""
+        return JSONResponse({"detail": "; ".join(str(one["msg"]) for one in error.errors())}, 422)
 
     @app.get("/", response_class=FileResponse)
     def show() -> FileResponse:

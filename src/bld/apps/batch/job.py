@@ -1,7 +1,9 @@
 """A batch from its manifest to its index: check, plan, run, record; and go on where it stopped."""
 
 import dataclasses
+import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +17,13 @@ from bld.apps.batch.ledger import Ledger, Outcome
 from bld.apps.batch.manifest import Refusal, Row, Values, arrow, check_files, digest, read
 from bld.apps.batch.plan import Unit, left, part, share, units
 from bld.apps.batch.run import Died, Pool
-from bld.apps.batch.work import EDITS, Reading, Text, Work, sync
+from bld.apps.batch.work import EDITS, Reading, Text, Work, sync, take_name
 from bld.apps.progress import counted
 from bld.errors import BldError, InvalidInput
 from bld.options import BatchOptions
 
 TEXTS = 2000  # that a worker reads at a time
+CLAIM, FACTS = "job", "facts.json"  # the folder, and the file in it, that say whose a folder is
 RESULT = ("dtype", "vae", "lora", "textual_inversion", "compile")  # of loading, what results depend on
 
 
@@ -102,14 +105,14 @@ def run(job: Job, pool: Pool, *, quiet: bool = False) -> Tally:
     rows, unread = read(job.manifest)
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(job.ledger)) if job.ledger.exists() else None
-        begun = ledger.job() if ledger else None
-        if ledger and begun:
+        if ledger and ledger.begun():
             (reading,) = _readings(pool, [()])
-            _refuse_another(job, begun, job.facts(reading.revisions))
+            take_folder(job, job.facts(reading.revisions))
         else:
             refused, revisions = _refusals(job, pool, rows, unread)
-            ledger = ledger or stack.enter_context(_begun_in(job))
-            ledger.begin(job.facts(revisions), map(_invalid, refused))
+            take_folder(job, job.facts(revisions))
+            ledger = ledger or stack.enter_context(Ledger(job.ledger))
+            ledger.begin(map(_invalid, refused))
         return _go_on(job, pool, ledger, rows, unread, quiet)
 
 
@@ -157,24 +160,32 @@ def _readings(pool: Pool, texts: Sequence[Sequence[Text]]) -> Iterator[Reading]:
         yield reading
 
 
-def _begun_in(job: Job) -> Ledger:
-    """A new ledger in the job's folder. Raises InvalidInput if that is not a batch's or cannot be made."""
-    edits = job.output / EDITS
-    if edits.exists() and not any(job.output.glob("ledger*.sqlite")):
-        raise InvalidInput(f"--output {job.output}: {EDITS} is there, but no ledger: choose another folder")
+def take_folder(job: Job, facts: dict[str, Any]) -> None:
+    """Make the folder this job's, or find that it is: whichever part comes first says what the job is.
+
+    Parts may begin at once on several machines, and each has its own ledger locked: so it is said in a
+    folder, which takes its name whole and once. Raises InvalidInput if it is another job's, not a batch's
+    or cannot be made.
+    """
+    claim = job.output / CLAIM
+    if (job.output / EDITS).exists() and not claim.exists():
+        raise InvalidInput(f"--output {job.output}: {EDITS} is there, but no {CLAIM}: choose another folder")
     try:
         missing = [folder for folder in (job.output, *job.output.parents) if not folder.exists()]
         job.output.mkdir(parents=True, exist_ok=True)
         for folder in missing:
             sync(folder.parent)
-        return Ledger(job.ledger)  # before the folder of the edits: whoever finds that finds a ledger too
-    except OSError as error:
+        if not claim.exists():
+            with tempfile.TemporaryDirectory(prefix=f".{CLAIM}-", dir=job.output) as place:
+                stage = Path(place) / CLAIM
+                stage.mkdir()
+                (stage / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+                take_name(stage, claim)
+        begun = json.loads((claim / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InvalidInput(
-            f"--output {job.output}: cannot be written ({error.strerror}); choose another folder"
+            f"--output {job.output}: cannot be written or read ({error}); choose another folder"
         ) from error
-
-
-def _refuse_another(job: Job, begun: dict[str, Any], facts: dict[str, Any]) -> None:
     other = [name for name, value in facts.items() if begun.get(name) != _as_json(value)]
     if other:
         raise InvalidInput(

@@ -1,6 +1,5 @@
 """The ledger: what is done, in SQLite. One process writes it, and what it says is on the disk."""
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,7 +51,7 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             with self._transaction():
-                self._db.execute("CREATE TABLE IF NOT EXISTS job (facts TEXT NOT NULL)")
+                self._db.execute("CREATE TABLE IF NOT EXISTS job (format INTEGER NOT NULL)")
                 self._db.execute(
                     "CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, id TEXT NOT NULL, "
                     "status TEXT NOT NULL, reason TEXT NOT NULL, tries INTEGER NOT NULL, seed INTEGER, "
@@ -77,15 +76,14 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def job(self) -> dict[str, Any] | None:
-        """What the job is, as `begin` was told; None if it has not begun."""
-        found = self._db.execute("SELECT facts FROM job").fetchone()
-        return json.loads(found[0]) if found else None
+    def begun(self) -> bool:
+        """Whether `begin` was called once."""
+        return self._db.execute("SELECT 1 FROM job").fetchone() is not None
 
-    def begin(self, facts: dict[str, Any], invalid: Iterable[Outcome]) -> None:
-        """Keep what the job is, and its rows that cannot be edited."""
+    def begin(self, invalid: Iterable[Outcome]) -> None:
+        """Keep the rows that cannot be edited, and that they are known now."""
         with self._transaction():
-            self._db.execute("INSERT INTO job VALUES (?)", (json.dumps({"format": FORMAT, **facts}),))
+            self._db.execute("INSERT INTO job VALUES (?)", (FORMAT,))
             self._insert(invalid)
 
     def record(self, outcomes: Iterable[Outcome]) -> None:

@@ -20,6 +20,7 @@ TEXTS = ("id", "image", "mask", "prompt")
 NEEDED = ("image", "mask", "prompt")
 KINDS = (".jsonl", ".csv", ".parquet")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # it names a folder
+_LONE = re.compile(r"[\ud800-\udfff]")  # a surrogate: JSON can write half of a pair, nothing can read it
 
 Values = Mapping[str, Any]
 
@@ -121,6 +122,9 @@ def _row(values: Values, number: int, line: int, id: str, folder: Path) -> Row:
     for name in NEEDED:
         if not isinstance(values[name], str):
             raise InvalidInput(f"{name} {values[name]!r}: expected a text")
+    for name, value in values.items():
+        if isinstance(value, str) and not name.startswith("_") and _LONE.search(value):
+            raise InvalidInput(f"the {name} holds what is no text ({short(value)}): write it anew")
     if not values["prompt"].strip():
         raise InvalidInput("the prompt is empty: say what to draw inside the mask")
     changes = []

@@ -12,8 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from bld.apps.body import Limited
 from bld.apps.server.form import Order, read_order
 from bld.apps.server.gate import Guarded, Logged
 from bld.apps.server.openapi import described
@@ -43,7 +45,7 @@ def create_app(devices: Sequence[Editors], settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Blended Latent Diffusion", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    for kind in (ApiError, BldError, HTTPException, RequestValidationError, Exception):
+    for kind in (ApiError, BldError, ClientDisconnect, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer)
     if settings.cors_origins:
         app.add_middleware(
@@ -56,9 +58,11 @@ def create_app(devices: Sequence[Editors], settings: Settings) -> FastAPI:
 
 
 def served(app: FastAPI) -> ASGIApp:
-    """The application behind its gate."""
+    """The application behind its gate and the limits of bodies."""
     service: Service = app.state.service
-    return Logged(Guarded(app, service.settings), service.measures)
+    settings = service.settings
+    limited = Limited(app, settings.max_body, settings.upload_timeout)
+    return Logged(Guarded(limited, settings), service.measures)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -105,7 +109,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 async def _edit(service: Service, request: Request) -> Response:
     """The answer to an edit: pictures, or the stream of them."""
     kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
+    if not kind.lower().startswith("multipart/form-data"):
         came = kind[:64] or "no content type"
         raise ApiError(415, "unsupported_content_type", f"got {came}, expected multipart/form-data")
     async with request.form(max_files=8, max_fields=100) as form:

@@ -69,7 +69,7 @@ async def read_order(form: FormData, *, max_pixels: int) -> Order:
         model=asked["model"],
         n=asked["n"],
         options=_options(asked, own, max_pixels),
-        size=_size(asked["size"]),
+        size=_size(asked["size"], max_pixels),
         output_format=asked["output_format"],
         output_compression=asked["output_compression"],
         background=asked["background"],
@@ -114,10 +114,12 @@ def _options(asked: dict[str, Any], own: dict[str, Any], max_pixels: int) -> Edi
         raise ApiError(400, "invalid_value", str(error)) from error
 
 
-def _size(text: str) -> tuple[int, int] | None:
+def _size(text: str, max_pixels: int) -> tuple[int, int] | None:
     if text == AUTO:
         return None
     width, height = map(int, text.split("x"))
+    if width * height > max_pixels:
+        raise _refused("size", f"is {text}, {width * height} pixels; the server takes up to {max_pixels}")
     return height, width
 
 

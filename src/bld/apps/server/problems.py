@@ -8,6 +8,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from bld.apps.server.fields import FORM
 from bld.errors import BldError, InvalidInput
@@ -43,6 +44,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
+def hung_up() -> ApiError:
+    """What nobody is there to be told: for the log and the measures."""
+    return ApiError(499, "client_closed_request", "the client hung up")
+
+
 def as_api_error(error: Exception) -> ApiError:
     """Any failure as what the client is told of it; of a defect it is told no more than that."""
     if isinstance(error, ApiError):
@@ -52,8 +58,12 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, "invalid_value", message, param=_param(message))
     if isinstance(error, BldError):
         return ApiError(500, "edit_failed", _in_fields(str(error)))
+    if isinstance(error, ClientDisconnect):  # before its body was there
+        return hung_up()
     if isinstance(error, HTTPException):
-        codes = {404: "not_found", 405: "method_not_allowed"}
+        codes = {
+            404: "not_found", 405: "method_not_allowed", 408: "upload_timeout", 413: "request_too_large",
+        }  # fmt: skip
         code = codes.get(error.status_code, "bad_request")
         return ApiError(error.status_code, code, error.detail, headers=error.headers)
     if isinstance(error, RequestValidationError):

@@ -10,7 +10,7 @@ from fastapi import Request
 from bld.apps.server.form import Order
 from bld.apps.server.jobs import Closed, Full, Job, Jobs
 from bld.apps.server.measures import Measures
-from bld.apps.server.problems import ApiError, as_api_error
+from bld.apps.server.problems import ApiError, as_api_error, hung_up
 from bld.apps.server.results import Results
 from bld.apps.server.settings import Settings
 from bld.apps.server.work import Finished, Partial, perform
@@ -87,7 +87,7 @@ class Service:
             return event.result()
         event.cancel()
         if gone in done:
-            raise ApiError(499, "client_closed_request", "the client hung up")
+            raise hung_up()
         took = f"{self.settings.timeout:g} s"
         raise ApiError(504, "timeout", f"the edit was not done after {took}; ask for fewer candidates")
 

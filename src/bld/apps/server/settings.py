@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, field
 
+from bld.errors import InvalidInput
 from bld.options import EditOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """queue: edits that may wait. timeout: seconds from a request's arrival to its answer. max_body: bytes
+    """Raises InvalidInput for a key that no request can send.
+
+    queue: edits that may wait. timeout: seconds from a request's arrival to its answer. max_body: bytes
     of a request, which must be there within upload_timeout seconds. max_pixels: of a picture.
     url_lifetime: seconds that the URL of a result is good for. drain: seconds that those are still served
     for after a SIGTERM. api_keys: empty lets everyone in. aliases: other names of the models. links: whether
@@ -25,3 +28,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
     links: bool = True
+
+    def __post_init__(self) -> None:
+        if not all(key and key == key.strip() for key in self.api_keys):
+            raise InvalidInput("--api-key: a key is empty or has blanks around it; give one without")

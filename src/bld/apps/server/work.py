@@ -10,9 +10,10 @@ from PIL import Image
 from bld import png
 from bld.apps.server.form import Order
 from bld.apps.server.measures import Measures
-from bld.editor import Editor, EditResult, Preview
+from bld.editor import Editor, Preview
 from bld.errors import InvalidInput
 from bld.images import Photograph, open_photograph, to_pil
+from bld.masks import FloatArray
 
 MAX_DRIFT = 1.0  # px, by which rounding may move a side of an asked size
 
@@ -69,7 +70,7 @@ def perform(
         check()
         due = seen.step * (order.partial_images + 1) // seen.steps
         if sent < min(due, order.partial_images):
-            picture = seen.photograph()
+            picture = _visible(seen.photograph(), seen.mask)
             tell(Partial(sent, _encoded(picture, order), order.size or picture.size))
             sent += 1
 
@@ -86,7 +87,7 @@ def perform(
     for stage, seconds in result.seconds.items():
         measures.stages.labels(stage).observe(seconds)
     chosen = result.candidates[: order.n]
-    photographs = [_visible(candidate.photograph, result) for candidate in chosen]
+    photographs = [_visible(candidate.photograph, result.mask) for candidate in chosen]
     pictures = tuple(
         Picture(_encoded(shown, order), c.seed, c.score, c.fidelity.max_error)
         for shown, c in zip(photographs, chosen, strict=True)
@@ -97,13 +98,13 @@ def perform(
     return Finished(pictures, size, transparent, (*order.notes, *result.notes, *scaled))
 
 
-def _visible(photograph: Photograph, result: EditResult) -> Photograph:
+def _visible(photograph: Photograph, mask: FloatArray) -> Photograph:
     """With what was transparent and has been edited made opaque: a hole is filled, not hidden."""
     alpha = photograph.alpha
     if alpha is None:
         return photograph
     opaque = np.iinfo(alpha.dtype).max
-    filled = np.where((result.mask > 0) & (alpha == 0), opaque, alpha).astype(alpha.dtype)
+    filled = np.where((mask > 0) & (alpha == 0), opaque, alpha).astype(alpha.dtype)
     return replace(photograph, alpha=None if filled.min() == opaque else filled)
 
 

@@ -13,6 +13,7 @@ from bld.editor import Editor
 from bld.errors import InvalidInput
 from bld.options import LoadOptions
 
+ROOM = 16 * 2**20  # bytes of a request beside an upload: forms, the layers of a painting
 REQUESTS = 256  # of all visitors that may wait: edits have a limit of their own
 SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -66,12 +67,19 @@ def serve(
 
 def _launched(blocks: Any, address: Address, style: dict[str, Any]) -> str:
     """Begin to listen; returns the address of the page."""
+    from starlette.middleware import Middleware
+
+    from bld.apps.body import Limited
+
+    largest = address.max_upload_mb * 2**20
     try:
         _, url, _ = blocks.launch(
             server_name=address.host,
             server_port=address.port,
             auth=list(address.users) or None,
-            max_file_size=address.max_upload_mb * 2**20,
+            max_file_size=largest,
+            # Some of gradio's routes read what is sent before they ask who sends it.
+            app_kwargs={"middleware": [Middleware(Limited, max_body=largest + ROOM)]},
             prevent_thread_lock=True,
             quiet=True,
             share=False,
