@@ -121,10 +121,6 @@ def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tu
         raise InvalidInput("the prompt is empty: say what to draw inside the mask")
     notes = []
     for what, text in (("prompt", prompt), ("negative prompt", options.negative_prompt)):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"the {what} holds what is no text, {text!a}: give it in UTF-8") from error
         cut = excess(model, text)
         if cut and not options.truncate_prompt:
             raise InvalidInput(too_long(model, what, cut))
@@ -134,7 +130,14 @@ def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tu
 
 
 def excess(model: LatentModel, text: str) -> str:
-    """The end of a text that the model would not read, as messages quote it; "" if it reads all of it."""
+    """The end of a text that the model would not read, as messages quote it; "" if it reads all of it.
+
+    Raises InvalidInput for what is no text: half of a surrogate pair, a byte that was not decoded.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{text!a} is no text: give it in UTF-8") from error
     return shorten(model.excess(text), MOST_QUOTED, placeholder=" ...")
 
 

@@ -376,6 +376,8 @@ BAD = {
     "inverted full mask": ({"mask": np.full_like(MASK, 255), "invert_mask": True}, "mask is empty"),
     "no prompt": ({"prompt": ""}, "prompt is empty"),
     "blank prompt": ({"prompt": " \n"}, "prompt is empty"),
+    "half a character": ({"prompt": "a \ud800 cat"}, "is no text"),
+    "no text to avoid": ({"negative_prompt": "\udcff"}, "is no text"),
     "long prompt": ({"prompt": "1 2 3 4 5 6 7 8"}, r"'7 8' would be cut.*--truncate-prompt"),
     "long negative prompt": ({"negative_prompt": "1 2 3 4 5 6 7"}, "negative prompt is longer"),
     "no context left": ({"context_pixels": 64}, "context of 64 pixels"),
