@@ -202,38 +202,32 @@ def test_mask_box() -> None:
     ],
 )  # fmt: skip
 def test_context_box(image: tuple[int, int], box: Box, native: int, multiple: int, crop: Crop) -> None:
-    chosen = context_box(
-        box, image, native=native, multiple=multiple, context=1.2, min_context=32, whole=True, max_aspect=4
+    assert crop_around(box, image, native, multiple) == crop
+
+
+def crop_around(
+    box: Box, image: tuple[int, int], native: int, multiple: int = 8, least: int = 32, *, whole: bool = True
+) -> Crop:
+    return context_box(
+        box,
+        image,
+        native=native,
+        multiple=multiple,
+        context=1.2,
+        min_context=least,
+        whole=whole,
+        max_aspect=4,
     )
-    assert chosen == crop
 
 
 def test_a_model_that_does_not_work_on_the_whole_gets_a_crop_of_its_own_size_too() -> None:
-    chosen = context_box(
-        Box(100, 120, 50, 40),
-        (256, 256),
-        native=256,
-        multiple=8,
-        context=1.2,
-        min_context=32,
-        whole=False,
-        max_aspect=4,
-    )
+    chosen = crop_around(Box(100, 120, 50, 40), (256, 256), 256, whole=False)
     assert chosen == Crop(Box(95, 110, 60, 60), (256, 256))
 
 
 def test_a_context_that_leaves_no_room_is_refused() -> None:
     with pytest.raises(InvalidInput, match="less than the model's 128"):
-        context_box(
-            Box(0, 0, 9, 9),
-            (500, 500),
-            native=128,
-            multiple=8,
-            context=1.2,
-            min_context=128,
-            whole=True,
-            max_aspect=4,
-        )
+        crop_around(Box(0, 0, 9, 9), (500, 500), 128, least=128)
 
 
 # --- feathering ---
