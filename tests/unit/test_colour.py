@@ -1,6 +1,5 @@
 """Colour profiles: kept, dropped, applied, on profiles that are made here."""
 
-import io
 import struct
 from typing import Any
 
@@ -9,29 +8,11 @@ import pytest
 from PIL import Image, ImageCms
 
 from bld.images import (
-    Photograph,
     from_srgb,
-    open_photograph,
     to_srgb,
 )
 from bld.png import encode_png
-
-LIMIT = 10_000
-RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-DEEP = np.random.default_rng(1).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
-GREY = RGB[..., 0]
-
-
-def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
-    """Encode a picture with Pillow."""
-    stream = io.BytesIO()
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def opened(source: Any) -> Photograph:
-    return open_photograph(source, max_pixels=LIMIT)
+from tests.pictures import DEEP, GREY, RGB, encoded, opened
 
 
 def icc(space: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr", pcs: bytes = b"XYZ ") -> bytes:

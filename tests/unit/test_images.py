@@ -1,6 +1,5 @@
 """Reading masks, resizing, tensors."""
 
-import io
 import subprocess
 import sys
 from typing import Any
@@ -22,18 +21,7 @@ from bld.images import (
     to_tensor,
 )
 from bld.png import encode_png
-
-LIMIT = 10_000
-RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-
-
-def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
-    """Encode a picture with Pillow."""
-    stream = io.BytesIO()
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
+from tests.pictures import LIMIT, RGB, encoded
 
 # --- masks ---
 
