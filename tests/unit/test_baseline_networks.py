@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bld.baselines import glide, paint_by_word, pixels
-from bld.baselines.checkpoints import read_checkpoint
 from bld.baselines.diffusion import (
     cosine_alpha_bar,
     even,
@@ -24,6 +23,7 @@ from bld.baselines.diffusion import (
 )
 from bld.baselines.unet import Attention, Shape, Text, TextBlock, UNet
 from bld.errors import ModelUnavailable
+from bld.models.weights import read_tensors
 from tests.original import ATTENTION, RESNET, UNET_ENDS, original_vae, renamed
 
 TEXT = Text(vocabulary=9, tokens=5, width=16, layers=2, heads=2)
@@ -115,20 +115,20 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_checkpoints_are_read_with_care(tmp_path: Path) -> None:
     weights = {"a": torch.arange(3.0)}
-    torch.save({"state_dict": weights, "epoch": torch.ones(1)}, tmp_path / "a.pt")
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "a.pt")
     save_file(weights, tmp_path / "a.safetensors")
-    assert torch.equal(read_checkpoint(tmp_path / "a.safetensors", pickles=False)["a"], weights["a"])
-    assert torch.equal(read_checkpoint(tmp_path / "a.pt", pickles=True)["a"], weights["a"])
+    assert torch.equal(read_tensors(tmp_path / "a.safetensors", pickles=False)["a"], weights["a"])
+    assert torch.equal(read_tensors(tmp_path / "a.pt", pickles=True)["a"], weights["a"])
     torch.save([1, 2], tmp_path / "b.pt")
     (tmp_path / "c.pt").write_bytes(b"<html>not found</html>")
     for name, pickles, says in (
         ("a.pt", False, "--allow-pickle"),
         ("b.pt", True, "tensors by their names"),
-        ("c.pt", True, "cannot be read"),
+        ("c.pt", True, "cannot read it"),
         ("d.pt", True, "no such file"),
     ):
         with pytest.raises(ModelUnavailable, match=says):
-            read_checkpoint(tmp_path / name, pickles=pickles)
+            read_tensors(tmp_path / name, pickles=pickles)
 
 
 # --- what they compute ---

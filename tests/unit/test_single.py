@@ -184,7 +184,7 @@ def test_a_file_tells_what_it_is_built_like(
     like: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     weights = {name: torch.empty(shape, device="meta") for name, shape in LIKE[like].items()}
-    monkeypatch.setattr("bld.models.single.read", lambda *_, **__: weights)
+    monkeypatch.setattr("bld.models.single.read_tensors", lambda *_, **__: weights)
     (tmp_path / "a.safetensors").write_bytes(b"")
     single = SingleFile(tmp_path / "a.safetensors", torch.float32, torch.device("cpu"))
     if like in ("sd15", "sdxl", "ldm"):

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from bld.baselines.checkpoints import read_checkpoint
 from bld.baselines.diffusion import (
     Level,
     Prediction,
@@ -28,7 +27,7 @@ from bld.baselines.diffusion import (
 from bld.baselines.painter import Progress
 from bld.baselines.unet import WEIGHTS, Shape, Text, UNet
 from bld.models.networks import loading
-from bld.models.weights import sampled
+from bld.models.weights import read_tensors, sampled
 from bld.options import EditOptions, Reconstruction
 
 BASE, UPSAMPLER, TOKENIZER = "base", "upsampler", "tokenizer"
@@ -97,7 +96,7 @@ class Glide:
             found = sorted(file for file in folder.glob(f"{FILES[part]}.*"))
             if found:
                 with loading(found[0], "network"):
-                    networks.append(UNet.filled(shape, read_checkpoint(found[0], pickles=pickles)))
+                    networks.append(UNet.filled(shape, read_tensors(found[0], pickles=pickles)))
             else:
                 networks.append(UNet.from_pretrained(folder / part))
             files += found[:1] or [folder / part / WEIGHTS]

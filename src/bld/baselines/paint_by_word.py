@@ -17,11 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from bld.baselines.checkpoints import read_checkpoint
 from bld.baselines.guide import ClipGuide
 from bld.baselines.painter import Perceptual, Progress, background_distance
 from bld.models.networks import filled_network, loading, read_network
-from bld.models.weights import fingerprint, sampled
+from bld.models.weights import fingerprint, read_tensors, sampled
 from bld.options import EditOptions, Reconstruction
 
 LEARNING_RATE, AUGMENTATIONS = 0.1, 16
@@ -98,7 +97,7 @@ class PaintByWord:
             with loading(path, "VQGAN"):
                 vqgan = read_network(path, VQModel, torch.float32)
             return cls(vqgan, guide, revision=fingerprint(path), perceptual=perceptual)
-        weights = read_checkpoint(path, pickles=pickles)
+        weights = read_tensors(path, pickles=pickles)
         with loading(path, "VQGAN"):
             levels = len(RELEASED["block_out_channels"])
             vqgan = filled_network(VQModel, RELEASED, from_taming(weights, levels), torch.float32)

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import torch
 
-from bld.baselines.checkpoints import read_checkpoint
 from bld.baselines.diffusion import (
     Level,
     clean,
@@ -27,7 +26,7 @@ from bld.baselines.guide import ClipGuide
 from bld.baselines.painter import Perceptual, Progress, background_distance
 from bld.baselines.unet import WEIGHTS, Shape, UNet
 from bld.models.networks import loading
-from bld.models.weights import sampled
+from bld.models.weights import read_tensors, sampled
 from bld.options import EditOptions, Reconstruction
 
 
@@ -166,7 +165,7 @@ class PixelDiffusion:
         """
         if path.is_dir():
             return cls(UNet.from_pretrained(path), name=path.name, revision=sampled(path, [path / WEIGHTS]))
-        weights = read_checkpoint(path, pickles=pickles)
+        weights = read_tensors(path, pickles=pickles)
         with loading(path, "network"):
             unet = UNet.filled(RELEASED, weights)
         return cls(unet, name=path.name, revision=sampled(path.parent, [path]))

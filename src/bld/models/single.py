@@ -15,7 +15,7 @@ import torch
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.memory import check_memory
 from bld.models.networks import filled_network, loading
-from bld.models.weights import check_whole, sampled
+from bld.models.weights import read_tensors, sampled
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -44,7 +44,7 @@ class SingleFile:
         """
         check_memory(file, [file], dtype, device)
         self.file, self.revision = file, sampled(file.parent, [file])
-        self.weights = read(file, pickles=pickles)
+        self.weights = read_tensors(file, pickles=pickles)
         if not any(name.startswith(UNET) for name in self.weights):
             raise ModelUnavailable(
                 f"{file}: no {UNET}* among its tensors, so not a model in a single file; LoRA weights go to "
@@ -83,29 +83,6 @@ class SingleFile:
             said = kind.load_config if hasattr(kind, "load_config") else kind.config_class.from_pretrained
             config = said(folder / part)
             return filled_network(kind, config, converted(part, self.weights, config), dtype)
-
-
-def read(file: Path, *, pickles: bool) -> Weights:
-    """The tensors of a file by name; of a pickle by torch's weights_only reader, which runs no code."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        check_whole(file)
-        return load_file(file)
-    if not pickles:
-        raise ModelUnavailable(
-            f"{file}: not .safetensors, and reading a pickle may run code; give a model with safetensors, or "
-            "--allow-pickle to have torch read the weights and nothing else"
-        )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        weights = content.get("state_dict", content)
-        return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:  # UnpicklingError, EOFError, RuntimeError, AttributeError: by what it is
-        raise ModelUnavailable(
-            f"{file}: torch cannot read it as weights and nothing else ({type(error).__name__}): it is "
-            "damaged, or has objects beside weights, which are not read; look for a .safetensors copy"
-        ) from error
 
 
 def converted(part: str, weights: Weights, config: Any) -> dict[str, torch.Tensor]:

@@ -1,10 +1,12 @@
-"""What the files of a model say of themselves: if they are whole, and which they are."""
+"""The files that weights lie in: if they are whole, which they are, and the tensors of one."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bld.errors import ModelUnavailable
 
@@ -60,3 +62,38 @@ def sampled(folder: Path, files: Iterable[Path]) -> str:
                 content.seek(size * i // 64)
                 total.update(content.read(1 << 14))
     return total.hexdigest()[:12]
+
+
+def read_tensors(file: Path, *, pickles: bool) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name: of a .safetensors file, or where `pickles` says so of a pickle.
+
+    A trainer's pickle may have them under "state_dict", and other things beside them; it is read by torch's
+    weights_only reader, which runs no code. Raises ModelUnavailable for anything else.
+    """
+    if not file.is_file():
+        raise ModelUnavailable(
+            f"{file}: no such file; expected weights, .safetensors or a pickle (.pt, .ckpt)"
+        )
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        check_whole(file)
+        return load_file(file)
+    if not pickles:
+        raise ModelUnavailable(
+            f"{file}: not .safetensors, and reading a pickle may run code; give a .safetensors file, or "
+            "--allow-pickle to have torch read the weights and nothing else"
+        )
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # UnpicklingError, EOFError, RuntimeError: by what it is
+        raise ModelUnavailable(
+            f"{file}: torch cannot read it as weights and nothing else ({type(error).__name__}): it is "
+            "damaged, or has objects beside weights, which are not read; look for a .safetensors copy"
+        ) from error
+    named = content.get("state_dict", content) if isinstance(content, dict) else content
+    found = named.items() if isinstance(named, dict) else ()
+    weights = {name: tensor for name, tensor in found if isinstance(tensor, torch.Tensor)}
+    if not weights:
+        raise ModelUnavailable(f"{file}: expected tensors by their names, and it has none")
+    return weights
