@@ -521,6 +521,18 @@ def test_the_order_of_candidates_is_judged_by_its_ends() -> None:
     assert [ranking.fifth(count) for count in (1, 4, 10, 24, 64)] == [1, 1, 2, 5, 13]
 
 
+def test_pictures_of_more_than_a_hundred_candidates_keep_their_order(suite: Suite, tmp_path: Path) -> None:
+    folder = tmp_path / "painter" / "000"
+    folder.mkdir(parents=True)
+    for number in range(120):
+        save_png(folder / f"{number:02d}.png", np.full((64, 64, 3), number, np.uint8))
+    top, bottom = ranking.shown(tmp_path, "painter", 0, 30)
+    assert [int(file.stem) for file in (*top, *bottom)] == [*range(24), *range(96, 120)]
+    case = suite.cases[0]
+    made = Folder(tmp_path / "painter", "x").edit(suite.open(case), case.mask((64, 64)), case)
+    assert [picture[0, 0, 0] for picture in made] == [*range(120)]
+
+
 def test_the_sheet_of_a_ranking_has_both_ends(suite: Suite, tmp_path: Path) -> None:
     run(suite, Painter(), JUDGES, tmp_path)
     top, bottom = ranking.shown(tmp_path, "painter", 1, 3)
