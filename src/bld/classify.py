@@ -99,9 +99,10 @@ class Judge(_Network):
 
     def view(self, picture: FloatArray, mask: FloatArray) -> torch.Tensor:
         box, (height, width) = mask_box((mask > 0).astype(np.float32)), mask.shape
-        edges = torch.tensor([[box.top / height, box.left / width, box.bottom / height, box.right / width]])
+        edges = torch.tensor([[box.top, box.left, box.bottom, box.right]], dtype=torch.float32)
+        square = squared(edges) / torch.tensor([height, width, height, width])  # of pixels, then in [0, 1]
         image = torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1)[None]
-        return look(image, squared(edges), self.network.config.image_size) * 2 - 1
+        return look(image, square, self.network.config.image_size) * 2 - 1
 
 
 class MaskedClassifier(_Network):

@@ -358,6 +358,8 @@ def test_the_judge_looks_at_the_box_and_finds_a_name() -> None:
     far = picture.copy()
     far[100:] = 0  # below the square around the box
     assert torch.equal(judge.view(far, mask), view)
+    wide = np.concatenate([picture, picture[:, :64]], 1)  # a square of pixels, whatever the photograph's
+    np.testing.assert_allclose(judge.view(wide, np.pad(mask, ((0, 0), (0, 64)))), view, atol=1e-4)
     assert [f.ndim for f in judge.features(view)] == [4] * len(judge.features(view))
 
 
