@@ -102,7 +102,11 @@ class Judge(_Network):
         edges = torch.tensor([[box.top, box.left, box.bottom, box.right]], dtype=torch.float32)
         square = squared(edges) / torch.tensor([height, width, height, width])  # of pixels, then in [0, 1]
         image = torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1)[None]
-        return look(image, square, self.network.config.image_size) * 2 - 1
+        side = self.network.config.image_size
+        coarser = max(box.height, box.width) // (2 * side)  # or `look` would take one pixel of so many
+        if coarser > 1:
+            image = F.interpolate(image, (-(-height // coarser), -(-width // coarser)), mode="area")
+        return look(image, square, side) * 2 - 1
 
 
 class MaskedClassifier(_Network):

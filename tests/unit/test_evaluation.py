@@ -363,6 +363,16 @@ def test_the_judge_looks_at_the_box_and_finds_a_name() -> None:
     assert [f.ndim for f in judge.features(view)] == [4] * len(judge.features(view))
 
 
+def test_the_judge_sees_all_pixels_of_a_large_photograph() -> None:
+    """Stripes of a pixel are grey from afar, and no moiré."""
+    stripes = np.zeros((1000, 1200, 3), np.float32)
+    stripes[:, ::2] = 1
+    mask = np.zeros((1000, 1200), np.float32)
+    mask[100:900, 200:950] = 1
+    view = load_classifier("auto").view(stripes, mask)
+    assert view.abs().max() < 0.3, "from -1 to 1, where it was black and white"
+
+
 def tiny_classifier(kind: str, folder: Path) -> Path:
     """A classifier of 32 px with random weights, whose preprocessing crops the middle."""
     if kind == "convnext":
