@@ -77,6 +77,15 @@ def test_a_method_without_pictures_is_named(suite: Suite, tmp_path: Path) -> Non
         study.read_key(tmp_path / "study")
 
 
+@pytest.mark.parametrize("others", [["bld"], ["other", "bld"], ["other", "other"]])
+def test_a_method_is_compared_once_and_not_with_itself(
+    others: list[str], suite: Suite, tmp_path: Path
+) -> None:
+    """Of one asked twice, a rater would have two votes a case."""
+    with pytest.raises(InvalidInput, match="name methods beside bld, each of them once"):
+        study.build(suite, tmp_path / "run", "bld", others, tmp_path / "study", seed=0)
+
+
 def test_a_study_is_told_by_its_pictures_too(suite: Suite, tmp_path: Path) -> None:
     def built(name: str) -> str | None:
         study.build(suite, tmp_path / "run", "bld", ["other"], tmp_path / name, seed=1)

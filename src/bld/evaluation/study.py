@@ -84,8 +84,11 @@ def build(suite: Suite, run: Path, ours: str, others: Sequence[str], folder: Pat
     """Write the page and its key into `folder`; returns the number of questions.
 
     run: the folder of an evaluation with rows of all the methods. Order and sides are shuffled by the seed.
-    Raises InvalidInput if a method has no picture of a case, or if the folder has answers to another study.
+    Raises InvalidInput if a method has no picture of a case, or is compared with itself or twice, and if the
+    folder has answers to another study.
     """
+    if len({ours, *others}) <= len(others):
+        raise InvalidInput(f"--others {','.join(others)}: name methods beside {ours}, each of them once")
     if (folder / ANSWERS).exists():
         raise InvalidInput(f"{folder} has answers to the study that it holds: choose another folder")
     shuffled = random.Random(seed)
