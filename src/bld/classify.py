@@ -99,9 +99,14 @@ class Judge(_Network):
 
     def view(self, picture: FloatArray, mask: FloatArray) -> torch.Tensor:
         box, (height, width) = mask_box((mask > 0).astype(np.float32)), mask.shape
-        edges = torch.tensor([[box.top / height, box.left / width, box.bottom / height, box.right / width]])
+        edges = torch.tensor([[box.top, box.left, box.bottom, box.right]], dtype=torch.float32)
+        square = squared(edges) / torch.tensor([height, width, height, width])  # of pixels, then in [0, 1]
         image = torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1)[None]
-        return look(image, squared(edges), self.network.config.image_size) * 2 - 1
+        side = self.network.config.image_size
+        coarser = max(box.height, box.width) // (2 * side)  # or `look` would take one pixel of so many
+        if coarser > 1:
+            image = F.interpolate(image, (-(-height // coarser), -(-width // coarser)), mode="area")
+        return look(image, square, side) * 2 - 1
 
 
 class MaskedClassifier(_Network):

@@ -31,6 +31,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _GREY_MODES = ("1", "L", "LA", "La")
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # of 255, from one level to the next
 _ORIENTATION = 0x0112  # the EXIF tag
+_BITS, _SENSE, _PLANES = 258, 262, 284  # a TIFF's tags: of a sample; 0 is white; 2 is channel by channel
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -110,6 +111,7 @@ def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
 def _from_picture(image: Image.Image, file: Path | bytes | None, max_pixels: int, name: str) -> Raster:
     """Decode an opened PIL image; `file` is where it came from, if that is known."""
     _check_size((image.height, image.width), max_pixels, name)
+    _check_planes(image, name)
     several = file is not None and getattr(image, "is_animated", False)
     layout = _file_layout(image)
     # Pillow and OpenCV turn a TIFF upright while they load it, and only a TIFF.
@@ -132,6 +134,16 @@ def _from_picture(image: Image.Image, file: Path | bytes | None, max_pixels: int
         None if image.mode == "CMYK" else image.info.get("icc_profile"),
         tuple(notes),
     )
+
+
+def _check_planes(image: Image.Image, name: str) -> None:
+    """Refuse a TIFF of deep planes, of which Pillow and OpenCV make noise and say nothing."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and len(tags.get(_BITS, ())) > 1 and max(tags[_BITS]) > 8:
+        raise InvalidInput(
+            f"{name} is a TIFF that holds channel after channel in {max(tags[_BITS])} bits, which cannot be "
+            "read; save it with its channels interleaved, or as PNG"
+        )
 
 
 def _file_layout(image: Image.Image) -> str:
@@ -183,10 +195,17 @@ def _channels(image: Image.Image, name: str) -> Channels:
 
 
 def _deep_grey(image: Image.Image, name: str) -> Channels:
-    """Read grey of more than 8 bits; one of its levels may stand for transparent."""
-    levels = np.asarray(image)
+    """Read grey of more than 8 bits; one of its levels may stand for transparent.
+
+    Of a TIFF Pillow hands on the levels as they stand in the file: 12 bits may be all of them, and 0 white.
+    """
+    levels, tags = np.asarray(image), getattr(image, "tag_v2", {})
     if levels.min() < 0 or levels.max() > 65535:
         raise InvalidInput(f"{name} has values beyond 16 bits; save it as an 8- or 16-bit picture")
+    if tags.get(_BITS) == (12,):
+        levels = np.rint(levels * (65535 / 4095))
+    if tags.get(_SENSE) == 0:
+        levels = 65535 - levels
     grey, clear = levels.astype(np.uint16), image.info.get("transparency")
     if not isinstance(clear, int):
         return grey, None, []

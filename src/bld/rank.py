@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from bld.errors import ModelUnavailable
 from bld.masks import FloatArray, mask_box
@@ -141,9 +142,17 @@ class CosineRanker:
 
     @torch.no_grad()
     def score(self, picture: FloatArray, prompt: str) -> float:
-        """Cosine between picture and prompt, -1 to 1. What the tokenizer does not read is cut."""
-        pixels = np.rint(picture * 255).astype(np.uint8)
+        """Cosine between picture and prompt, -1 to 1. What the tokenizer does not read is cut.
+
+        All of the picture is scaled to the network's square, of which CLIP's own preprocessing crops the
+        middle: of the box of a long mask it would see no ends.
+        """
+        side = self.network.config.vision_config.image_size
+        pixels = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
         # Told, for a box of 1, 3 or 4 rows could be either.
-        seen = self.processor(images=pixels, return_tensors="pt", input_data_format="channels_last")
+        seen = self.processor(
+            images=np.asarray(pixels.resize((side, side), self.processor.resample)),
+            return_tensors="pt", input_data_format="channels_last", do_resize=False, do_center_crop=False,
+        )  # fmt: skip
         image = self.network.get_image_features(pixel_values=seen.pixel_values.to(self.device)).pooler_output
         return float(torch.cosine_similarity(image, self.text(prompt)))

@@ -84,6 +84,16 @@ def test_the_plain_loop_draws_what_ours_draws(
         assert np.abs(theirs.astype(int) - candidate.photograph.pixels).max() <= 1
 
 
+def test_a_rivals_pictures_are_of_8_bits_whatever_the_photograph(tiny_model: UNetModel, suite: Suite) -> None:
+    case, options = suite.cases[0], EditOptions(candidates=1, steps=1, guidance_scale=5)
+    photograph, rival = suite.open(case), PlainLoop(tiny_model, None, options, tuned=False)
+    deep = Photograph(photograph.pixels.astype(np.uint16) * 257)
+    mask = case.mask(photograph.size)
+    shallow, (found,) = rival.edit(photograph, mask, case)[0], rival.edit(deep, mask, case)
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - shallow).max() <= 1
+
+
 @pytest.mark.parametrize("name", ["diffusers", "plain"])
 def test_rivals_compute_in_the_models_precision(tiny: Path, suite: Suite, name: str) -> None:
     editor = Editor.from_pretrained(str(tiny), device="cpu", dtype="bfloat16")

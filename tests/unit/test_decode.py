@@ -101,6 +101,43 @@ def test_a_transparent_level_of_few_bits_becomes_alpha(bits: int) -> None:
     np.testing.assert_array_equal(photograph.pixels[..., 0], levels * (255 // (2**bits - 1)))
 
 
+def plain_tiff(data: bytes, size: tuple[int, int], tags: dict[int, tuple[int, ...]]) -> bytes:
+    """An uncompressed TIFF of a size (height, width); tags beside those that every one has."""
+    tags = {256: size[1:], 257: size[:1], 259: (1,), 273: (8,), 278: size[:1], 279: (len(data),), **tags}
+    entries, tables, at = [], b"", 8 + len(data)
+    for tag in sorted(tags):
+        packed = struct.pack(f"<{len(tags[tag])}I", *tags[tag])
+        place = packed if len(packed) == 4 else struct.pack("<I", at + len(tables))
+        tables += packed if len(packed) > 4 else b""
+        entries.append(struct.pack("<HHI", tag, 4, len(tags[tag])) + place)
+    head = struct.pack("<2sHI", b"II", 42, at + len(tables))
+    return head + data + tables + struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+
+
+def test_deep_grey_of_a_tiff_is_on_its_own_scale() -> None:
+    """Pillow hands on 0 as black where it is white, and 12 bits as if they were the low ones of 16."""
+    negative = plain_tiff(DEEP_GREY.tobytes(), (5, 7), {258: (16,), 262: (0,), 277: (1,)})
+    np.testing.assert_array_equal(opened(negative).pixels[..., 0], 65535 - DEEP_GREY)
+    packed = bytes.fromhex("fff000800400")  # 4095 and 0, 2048 and 1024
+    twelve = plain_tiff(packed, (2, 2), {258: (12,), 262: (1,), 277: (1,)})
+    np.testing.assert_array_equal(opened(twelve).pixels[..., 0], [[65535, 0], [32776, 16388]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_planes_of_a_tiff_are_read_or_refused(dtype: Any) -> None:
+    """Of deep ones Pillow and OpenCV make noise."""
+    picture = (RGB if dtype == np.uint8 else DEEP).transpose(2, 0, 1)
+    plane = picture[0].nbytes
+    places = {273: tuple(8 + i * plane for i in range(3)), 279: (plane,) * 3}
+    kind = {258: (8 * picture.itemsize,) * 3, 262: (2,), 277: (3,), 284: (2,)}
+    stream = plain_tiff(picture.tobytes(), (5, 7), places | kind)
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(opened(stream).pixels, RGB)
+        return
+    with pytest.raises(InvalidInput, match=r"channel after channel in 16 bits.*interleaved"):
+        opened(stream)
+
+
 def palette(transparent: bool) -> bytes:
     picture = Image.new("P", (2, 1))
     picture.putpalette([10, 20, 30, 40, 50, 60])

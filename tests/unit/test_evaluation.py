@@ -358,7 +358,19 @@ def test_the_judge_looks_at_the_box_and_finds_a_name() -> None:
     far = picture.copy()
     far[100:] = 0  # below the square around the box
     assert torch.equal(judge.view(far, mask), view)
+    wide = np.concatenate([picture, picture[:, :64]], 1)  # a square of pixels, whatever the photograph's
+    np.testing.assert_allclose(judge.view(wide, np.pad(mask, ((0, 0), (0, 64)))), view, atol=1e-4)
     assert [f.ndim for f in judge.features(view)] == [4] * len(judge.features(view))
+
+
+def test_the_judge_sees_all_pixels_of_a_large_photograph() -> None:
+    """Stripes of a pixel are grey from afar, and no moiré."""
+    stripes = np.zeros((1000, 1200, 3), np.float32)
+    stripes[:, ::2] = 1
+    mask = np.zeros((1000, 1200), np.float32)
+    mask[100:900, 200:950] = 1
+    view = load_classifier("auto").view(stripes, mask)
+    assert view.abs().max() < 0.3, "from -1 to 1, where it was black and white"
 
 
 def tiny_classifier(kind: str, folder: Path) -> Path:
@@ -519,6 +531,18 @@ def test_the_order_of_candidates_is_judged_by_its_ends() -> None:
     assert ranking.ranked("m", found) == ranking.Ranked("m", first=50, top=25, bottom=50, all=45)
     assert ranking.ranked("m", [{"place": [0]}]) is None
     assert [ranking.fifth(count) for count in (1, 4, 10, 24, 64)] == [1, 1, 2, 5, 13]
+
+
+def test_pictures_of_more_than_a_hundred_candidates_keep_their_order(suite: Suite, tmp_path: Path) -> None:
+    folder = tmp_path / "painter" / "000"
+    folder.mkdir(parents=True)
+    for number in range(120):
+        save_png(folder / f"{number:02d}.png", np.full((64, 64, 3), number, np.uint8))
+    top, bottom = ranking.shown(tmp_path, "painter", 0, 30)
+    assert [int(file.stem) for file in (*top, *bottom)] == [*range(24), *range(96, 120)]
+    case = suite.cases[0]
+    made = Folder(tmp_path / "painter", "x").edit(suite.open(case), case.mask((64, 64)), case)
+    assert [picture[0, 0, 0] for picture in made] == [*range(120)]
 
 
 def test_the_sheet_of_a_ranking_has_both_ends(suite: Suite, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bld import Editor
 from bld.errors import ModelUnavailable
 from bld.models.load import load_model
-from tests.families import sd3
+from tests.families import SDXL, sd3, sdxl
 
 
 def refused(folder: Path) -> str:
@@ -44,6 +44,21 @@ def test_a_model_for_another_task_is_refused_with_what_loads(
 def test_a_part_of_another_class_is_refused(checkpoints: Callable[[str], Path], tmp_path: Path) -> None:
     folder = rewritten(checkpoints("sdxl"), tmp_path / "a", unet=["diffusers", "UNet3DConditionModel"])
     assert "its unet is a UNet3DConditionModel, expected a UNet2DConditionModel" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prediction"),
+    [
+        ("EDMEulerScheduler", "v_prediction"),  # CosXL
+        ("EDMDPMSolverMultistepScheduler", "epsilon"),  # Playground 2.5
+        ("DPMSolverMultistepScheduler", "flow_prediction"),
+        ("FlowMatchEulerDiscreteScheduler", "epsilon"),
+    ],
+)
+def test_a_unet_of_other_noise_is_refused(kind: str, prediction: str, tmp_path: Path) -> None:
+    """On the levels of DDPM its pictures would be noise."""
+    message = refused(sdxl(tmp_path / "a", {**SDXL, "_class_name": kind, "prediction_type": prediction}))
+    assert f"its scheduler, {kind}, is of a UNet that predicts {prediction} on other noise levels" in message
 
 
 def test_a_crop_is_no_longer_than_the_network_has_places_for(tmp_path: Path) -> None:

@@ -131,6 +131,15 @@ def test_a_box_of_a_few_rows_is_seen_in_its_colours(clip: Path, height: int) -> 
     assert ranker.score(red, "a red apple") != ranker.score(blue, "a red apple")
 
 
+def test_the_ends_of_a_long_box_are_seen(clip: Path) -> None:
+    """CLIP's own preprocessing would crop the middle."""
+    ranker = load_ranker(str(clip), "mini", device="cpu")
+    long = np.tile(PICTURE, (1, 4, 1))
+    ends = long.copy()
+    ends[:, :6] = ends[:, -6:] = 0
+    assert ranker.score(ends, "a red apple") != ranker.score(long, "a red apple")
+
+
 def test_a_prompt_is_read_once_for_all_views(clip: Path) -> None:
     ranker = load_ranker(str(clip), "mini", device="cpu")
     read: list[int] = []

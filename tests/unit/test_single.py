@@ -174,6 +174,14 @@ LIKE: dict[str, dict[str, tuple[int, ...]]] = {  # tensors of the real files, an
     "ldm": {f"{DIFFUSION}{OUT}": (320, 640, 1, 1),
             "cond_stage_model.transformer.token_emb.weight": (30522, 1280)},
     "say --config": {f"{DIFFUSION}{CROSS}": (320, 1024)},
+    "predicts v: add --config": {
+        f"{DIFFUSION}label_emb.0.0.weight": (1280, 2816), "v_pred": (0,), "ztsnr": (0,),
+        "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,),
+    },
+    "looks like an EDM model": {
+        f"{DIFFUSION}label_emb.0.0.weight": (1280, 2816), "edm_vpred.sigma_max": (1,),
+        "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,),
+    },
     "inpainting": {f"{DIFFUSION}input_blocks.0.0.weight": (320, 9, 3, 3)},
     "looks like flux-schnell": {f"{DIFFUSION}double_blocks.0.img_attn.norm.key_norm.scale": (128,)},
 }  # fmt: skip

@@ -53,6 +53,16 @@ def test_every_pair_is_asked_both_ways_and_the_page_names_no_method(suite: Suite
     assert not re.search(r"https?://", page), "it needs no other file"
 
 
+@pytest.mark.parametrize(("cases", "checks"), [(4, []), (5, [9]), (9, [9, 19]), (12, [9, 19])])
+def test_a_check_comes_after_every_nine_questions(
+    cases: int, checks: list[int], suite: Suite, tmp_path: Path
+) -> None:
+    study.build(suite.first(cases), tmp_path / "run", "bld", ["other"], tmp_path / "study", seed=1)
+    found = study.read_key(tmp_path / "study").questions
+    assert [q.number for q in found if q.check] == checks
+    assert len(found) == 2 * cases + len(checks)
+
+
 def test_the_seed_alone_decides(suite: Suite, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         study.build(suite, tmp_path / "run", "bld", ["other"], tmp_path / name, seed=seed)
@@ -65,6 +75,15 @@ def test_a_method_without_pictures_is_named(suite: Suite, tmp_path: Path) -> Non
         study.build(suite, tmp_path / "run", "bld", ["nobody"], tmp_path / "study", seed=0)
     with pytest.raises(InvalidInput, match="not a study"):
         study.read_key(tmp_path / "study")
+
+
+@pytest.mark.parametrize("others", [["bld"], ["other", "bld"], ["other", "other"]])
+def test_a_method_is_compared_once_and_not_with_itself(
+    others: list[str], suite: Suite, tmp_path: Path
+) -> None:
+    """Of one asked twice, a rater would have two votes a case."""
+    with pytest.raises(InvalidInput, match="name methods beside bld, each of them once"):
+        study.build(suite, tmp_path / "run", "bld", others, tmp_path / "study", seed=0)
 
 
 def test_a_study_is_told_by_its_pictures_too(suite: Suite, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from bld.baselines.painter import Painter
 from bld.baselines.remote import RemoteEdits
 from bld.editor import Editor
 from bld.errors import InvalidInput
+from bld.evaluation.ranking import in_order
 from bld.evaluation.suite import Case
 from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray, check_same_size
@@ -68,7 +69,7 @@ class Folder:
 
     def _files(self, number: int) -> list[Path]:
         folder = self.folder / f"{number:03d}"
-        files = sorted(folder.glob("*.png"))
+        files = in_order(folder)
         if not files:
             raise InvalidInput(f"{folder}: no pictures; expected 00.png, 01.png, ..., the best first")
         return files

@@ -1,5 +1,6 @@
 """Does the ranker put the better candidates first? From a run's rows (section 4.4, figures 22 and 23)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,17 @@ def table(rows: Sequence[Ranked]) -> str:
     return "\n".join(lines)
 
 
+def in_order(folder: Path) -> list[Path]:
+    """The pictures of a case, 00.png, 01.png, ..., the best first: after 99 comes 100."""
+
+    def place(file: Path) -> tuple[float, str]:
+        return (int(file.stem) if file.stem.isdecimal() else math.inf), file.name
+
+    return sorted(folder.glob("*.png"), key=place)
+
+
 def shown(folder: Path, method: str, case: int, most: int) -> tuple[list[Path], list[Path]]:
     """The pictures of a case's top and bottom fifth, no more than `most` of each."""
-    files = sorted((folder / method / f"{case:03d}").glob("*.png"))
+    files = in_order(folder / method / f"{case:03d}")
     count = min(most, fifth(len(files)))
     return files[:count], files[-count:]

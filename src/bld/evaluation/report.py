@@ -28,7 +28,7 @@ class Summary:
 
     batch_precision: candidates that show the class, the mean over cases. top_precision: cases whose first
     candidate does. diversity: among correct candidates of a case. The rest are means over all candidates,
-    but for the largest error of any.
+    but for the largest error of any, and the PSNR, which is of those whose background is not exact.
     """
 
     method: str

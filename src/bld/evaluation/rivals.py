@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bld.evaluation.methods import Picture, facts
+from bld.evaluation.methods import Picture, facts, in_8_bits
 from bld.evaluation.suite import Case
-from bld.images import Photograph, from_tensor, resize_pixels
+from bld.images import Photograph, from_srgb, from_tensor, resize_pixels
 from bld.masks import FloatArray
 from bld.models.base import LatentModel
 from bld.options import EditOptions
@@ -144,11 +144,13 @@ def tune(vae: Any, z_0: torch.Tensor, x: torch.Tensor, m: torch.Tensor) -> torch
 
 
 def placed(task: Task, picture: FloatArray) -> Picture:
-    """The photograph with the model's picture in the crop, as the paper's decoder leaves it."""
-    pixels = np.array(task.photograph.pixels)
+    """The photograph with the model's picture in the crop, as the paper's decoder leaves it, in 8 bits and in
+    the photograph's own colours.
+    """
+    pixels = in_8_bits(task.photograph).copy()
     box = task.crop.box
     resized = resize_pixels(picture, (box.height, box.width))
-    pixels[box.slices] = np.rint(resized * np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+    pixels[box.slices] = from_srgb(resized, task.photograph.icc_profile, np.uint8)
     return pixels
 
 

@@ -84,8 +84,11 @@ def build(suite: Suite, run: Path, ours: str, others: Sequence[str], folder: Pat
     """Write the page and its key into `folder`; returns the number of questions.
 
     run: the folder of an evaluation with rows of all the methods. Order and sides are shuffled by the seed.
-    Raises InvalidInput if a method has no picture of a case, or if the folder has answers to another study.
+    Raises InvalidInput if a method has no picture of a case, or is compared with itself or twice, and if the
+    folder has answers to another study.
     """
+    if len({ours, *others}) <= len(others):
+        raise InvalidInput(f"--others {','.join(others)}: name methods beside {ours}, each of them once")
     if (folder / ANSWERS).exists():
         raise InvalidInput(f"{folder} has answers to the study that it holds: choose another folder")
     shuffled = random.Random(seed)
@@ -99,13 +102,15 @@ def build(suite: Suite, run: Path, ours: str, others: Sequence[str], folder: Pat
     questions: list[Question] = []
     shown: list[dict[str, Any]] = []
     for kind, case, other in asked:
-        if len(questions) % CHECK_EVERY == CHECK_EVERY - 1:
+        if _wants_check(questions):
             _add_check(questions, shown, suite, case, shuffled)
         sides = [ours, other]
         shuffled.shuffle(sides)
         pictures = [_edit(run, method, case) for method in sides]
         questions.append(Question(len(questions), kind, case.number, sides[0], sides[1]))
         shown.append(_shown(questions[-1], ASKED[kind].format(prompt=case.prompt), pictures))
+    if _wants_check(questions):
+        _add_check(questions, shown, suite, suite.cases[-1], shuffled)
     folder.mkdir(parents=True, exist_ok=True)
     template = resources.files(__package__).joinpath("study_page.html").read_text(encoding="utf-8")
     data = json.dumps(shown).replace("<", "\\u003c")  # nothing of it can end the script
@@ -115,6 +120,10 @@ def build(suite: Suite, run: Path, ours: str, others: Sequence[str], folder: Pat
     write_text_atomic(folder / PAGE, page)
     write_text_atomic(folder / KEY, json.dumps({"study": study, **key}, indent=1) + "\n")
     return len(questions)
+
+
+def _wants_check(questions: Sequence[Question]) -> bool:
+    return len(questions) % CHECK_EVERY == CHECK_EVERY - 1
 
 
 def _add_check(

@@ -69,6 +69,13 @@ class SingleFile:
                 f"{self.file}: an inpainting model, which is not for blending; use the text-to-image model "
                 "it was made from"
             )
+        if any(name.startswith("edm_") for name in self.weights):
+            kind = "an EDM model, trained on other noise than DDPM's"
+        elif "v_pred" in self.weights:  # a mark of its authors'
+            raise InvalidInput(
+                f"{self.file}: says that it predicts v: add --config with a diffusers folder or a hub id of "
+                "a model of its kind that does so, such as the repository that it comes from"
+            )
         alias = {"ldm": "ldm", "v1": "sd15", "xl_base": "sdxl"}.get(kind)
         if alias is None:
             raise ModelUnavailable(

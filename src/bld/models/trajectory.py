@@ -10,6 +10,7 @@ from bld.models.base import CLEAN, Level, Memory, Step
 from bld.options import Scheduler
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")  # on the levels of DDPM
 
 
 def clean_and_noise(

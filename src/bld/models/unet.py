@@ -9,8 +9,10 @@ import torch
 from bld.errors import InvalidInput, ModelUnavailable
 from bld.models.base import Level, Prompts, Trajectory
 from bld.models.family import Condition, Family, cut
-from bld.models.trajectory import SOLVERS, Prediction, consistency, start
+from bld.models.trajectory import PREDICTIONS, SOLVERS, Prediction, consistency, start
 from bld.options import EditOptions
+
+OTHER_NOISE = ("EDM", "FlowMatch")  # schedulers of networks that were trained on other noise than DDPM's
 
 
 class UNetFamily(Family):
@@ -30,6 +32,13 @@ class UNetFamily(Family):
             raise ModelUnavailable(
                 f"{folder}: its UNet takes {channels} channels, not the latent's {latent}: an inpainting "
                 "model, which is not for blending; use the text-to-image model it was made from"
+            )
+        kind, prediction = (self.scheduler.get(name) for name in ("_class_name", "prediction_type"))
+        if prediction not in (None, *PREDICTIONS) or str(kind).startswith(OTHER_NOISE):
+            raise ModelUnavailable(
+                f"{folder}: its scheduler, {kind}, is of a UNet that predicts {prediction or 'noise'} on "
+                "other noise levels than DDPM's, as EDM and flow matching do; what loads predicts "
+                f"{', '.join(PREDICTIONS)} on those"
             )
         self.native_size = int(self.unet.config.sample_size) * self.latent_factor
         self.multiple = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
