@@ -144,8 +144,9 @@ def tune(vae: Any, z_0: torch.Tensor, x: torch.Tensor, m: torch.Tensor) -> torch
 
 
 def placed(task: Task, picture: FloatArray) -> Picture:
-    """The photograph with the model's picture in the crop, as the paper's decoder leaves it, in 8 bits and in
-    the photograph's own colours.
+    """The photograph with the model's picture in the crop, as the paper's decoder leaves it.
+
+    In 8 bits, and in the photograph's own colours.
     """
     pixels = in_8_bits(task.photograph).copy()
     box = task.crop.box
