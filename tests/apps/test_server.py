@@ -264,6 +264,25 @@ def test_no_other_page_may_call_unless_it_is_named(server: Running) -> None:
         assert allowed == "https://example.org"
 
 
+def test_a_page_that_is_named_may_send_a_key_and_what_the_official_client_sends() -> None:
+    """The browser asks first, without the key; and it shows a page no answer that does not name it."""
+    origin = {"origin": "https://example.org"}
+    asks = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-stainless-lang,x-stainless-os",
+    }
+    with running(cors_origins=tuple(origin.values()), api_keys=("key",)) as server, server.http() as http:
+        allowed = http.options("/v1/images/edits", headers={**origin, **asks})
+        assert allowed.status_code == 200, allowed.text
+        refused = http.get("/v1/models", headers=origin)
+        foreign = http.options("/v1/images/edits", headers={"origin": "https://example.com", **asks})
+    assert refused.status_code == 401
+    for answer in (allowed, refused):
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+    assert "x-should-retry" in refused.headers["access-control-expose-headers"]
+    assert "access-control-allow-origin" not in foreign.headers
+
+
 def test_results_expire() -> None:
     with running(url_lifetime=0.0) as server:
         assert httpx2.get(edit(server, response_format="url").data[0].url).status_code == 404
