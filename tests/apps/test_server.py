@@ -174,6 +174,11 @@ def test_an_alias_is_another_name() -> None:
         ({"extra_body": {"strength": "nan"}}, "strength", "expected a number"),
         ({"extra_body": {"shrink": "maybe"}}, "shrink", "expected true or false"),
         ({"extra_body": {"reconstruct": "magic"}}, "reconstruct", "expected one of none, stitch"),
+        (
+            {"extra_body": {"guidance_start": "0.9", "guidance_end": "0.1"}},
+            "guidance_start",
+            "is after guidance_end",
+        ),
         ({"n": 3, "extra_body": {"candidates": "2"}}, "candidates", "less than n"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
