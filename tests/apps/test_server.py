@@ -161,6 +161,7 @@ def test_an_alias_is_another_name() -> None:
         ({"output_format": "svg"}, "output_format", "expected one of png, jpeg, webp"),
         ({"background": "transparent"}, "background", "the image is opaque"),
         ({"partial_images": 2}, "partial_images", "stream=true"),
+        ({"stream": True, "response_format": "url"}, "response_format", "use b64_json"),
         ({"image": b"not a picture"}, "image", "not a picture that can be read"),
         ({"image": b""}, "image", "0 bytes"),
         ({"image": [IMAGE, IMAGE]}, "image[]", "one photograph is edited at a time"),

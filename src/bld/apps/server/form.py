@@ -62,6 +62,8 @@ async def read_order(form: FormData, *, max_pixels: int) -> Order:
     own = {name: values[name] for name in OWN if name in values}
     if not asked["stream"] and asked["partial_images"]:
         raise _refused("partial_images", "come with stream=true alone")
+    if asked["stream"] and asked["response_format"] == "url":
+        raise _refused("response_format", "is url, and a stream has the pictures in it; use b64_json")
     unknown = sorted({name for name, _ in form.multi_items()} - set(FORM))
     return Order(
         image=image,
