@@ -15,6 +15,7 @@ from bld.errors import InvalidInput
 from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray
 
+HOLES = ("alpha", "transparency")  # ways to read a mask that are meant for a photograph's own alpha
 MAX_DRIFT = 1.0  # px, by which rounding may move a side of an asked size
 
 
@@ -110,6 +111,11 @@ def _visible(photograph: Photograph, mask: FloatArray) -> Photograph:
 
 def _refuse_early(photograph: Photograph, order: Order) -> None:
     """Raise InvalidInput for results that cannot be had of a photograph, before it is edited."""
+    mode = order.options.mask_mode
+    if order.mask is None and photograph.alpha is None:
+        raise InvalidInput("mask is missing, and the image has no alpha channel to be one; send a mask")
+    if order.mask is None and mode not in HOLES:
+        raise InvalidInput(f"mask is missing, which mask_mode {mode} reads; send it, or leave mask_mode out")
     if order.background == "transparent" and photograph.alpha is None:
         raise InvalidInput("background is transparent, but the image is opaque; use background=auto")
     (height, width), (image_height, image_width) = order.size or photograph.size, photograph.size
