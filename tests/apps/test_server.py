@@ -24,6 +24,7 @@ from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encode
 from tests.tiny import GaussianModel
 
 IMAGE, MASK = encoded(PHOTO), encoded(HOLED)
+WIDE = encoded(np.zeros((4, 16_384, 4), np.uint8))
 REPOSITORY = Path(__file__).parents[2]
 RED = "a red wall"
 HEAD = b"POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n"
@@ -159,6 +160,7 @@ def test_an_alias_is_another_name() -> None:
         ({"size": "huge"}, "size", "expected auto or WIDTHxHEIGHT"),
         ({"size": "99999x99999"}, "size", "is 99999x99999, 9999800001 pixels; the server takes up to"),
         ({"output_format": "svg"}, "output_format", "expected one of png, jpeg, webp"),
+        ({"image": WIDE, "mask": WIDE, "output_format": "webp"}, "output_format", "holds sides of 16383 px"),
         ({"background": "transparent"}, "background", "the image is opaque"),
         ({"partial_images": 2}, "partial_images", "stream=true"),
         ({"stream": True, "response_format": "url"}, "response_format", "use b64_json"),

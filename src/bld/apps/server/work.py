@@ -16,6 +16,7 @@ from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray
 
 HOLES = ("alpha", "transparency")  # ways to read a mask that are meant for a photograph's own alpha
+LONGEST = {"jpeg": 65_500, "webp": 16_383}  # px, sides that such a file can have
 MAX_DRIFT = 1.0  # px, by which rounding may move a side of an asked size
 
 
@@ -119,6 +120,12 @@ def _refuse_early(photograph: Photograph, order: Order) -> None:
     if order.background == "transparent" and photograph.alpha is None:
         raise InvalidInput("background is transparent, but the image is opaque; use background=auto")
     (height, width), (image_height, image_width) = order.size or photograph.size, photograph.size
+    longest, most = max(height, width), LONGEST.get(order.output_format)
+    if most and longest > most:
+        raise InvalidInput(
+            f"output_format {order.output_format} holds sides of {most} px at most, and the result has "
+            f"{longest}; use png, or a smaller size"
+        )
     of_width, of_height = image_height * width / image_width, image_width * height / image_height
     if abs(height - of_width) >= MAX_DRIFT and abs(width - of_height) >= MAX_DRIFT:
         raise InvalidInput(
