@@ -240,6 +240,16 @@ def arrow() -> Any:
     return pyarrow
 
 
+def check_options(rows: Iterable[Row], common: Values) -> Iterator[Refusal]:
+    """The rows whose own options do not go together, or with those of all rows."""
+    for row in rows:
+        try:
+            if row.changes:
+                row.options(common)
+        except InvalidInput as error:
+            yield Refusal(row.number, row.line, row.id, str(error))
+
+
 Seen = tuple[int, int] | InvalidInput | None
 """Of a file: the size, why it cannot be read, or nothing: it is behind a URL and there."""
 
