@@ -124,6 +124,7 @@ def test_own_columns_gaps_and_missing_ids(tmp_path: Path) -> None:
         ("rows.parquet", b"no", "not a Parquet file"),
         ("rows.jsonl", b"\xff\xfe{", "not UTF-8 text"),
         ("rows.csv", b'id,image\n"a', "is no CSV"),
+        ("rows.csv", b"image,mask,prompt,seed,seed\ni,m,p,1,2\n", "two columns are named 'seed'"),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:

@@ -209,6 +209,9 @@ def _csv(manifest: Path) -> Iterator[tuple[int, Values | InvalidInput]]:
     with manifest.open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file, strict=True)
         try:
+            names = [name for name in table.fieldnames or () if name and not name.startswith("_")]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise InvalidInput(f"manifest {manifest}: two columns are named {short(twice)}; leave one")
             for cells in table:
                 if None in cells:
                     yield table.line_num, InvalidInput("it has more cells than the first line has names")
