@@ -122,8 +122,9 @@ def test_a_path_may_have_a_scale_or_a_colon(tmp_path: Path) -> None:
     odd = tmp_path / "a:1.safetensors"
     odd.write_bytes(b"")
     assert scaled(str(odd)) == (odd, 1.0)
-    with pytest.raises(InvalidInput, match="expected PATH or PATH:SCALE"):
-        scaled("style.safetensors:much")
+    for scale in ("much", "nan", "inf", "1e999"):
+        with pytest.raises(InvalidInput, match="expected PATH or PATH:SCALE"):
+            scaled(f"style.safetensors:{scale}")
 
 
 def test_lora_weights_of_another_model_are_refused(
