@@ -2,6 +2,8 @@
 
 import base64
 import json
+import resource
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -308,6 +310,23 @@ def test_results_are_kept_up_to_a_size_and_the_oldest_go_first() -> None:
         assert len(list(found[3][0].parent.iterdir())) == 2, "those that went have left the disk"
     finally:
         results.close()
+
+
+def test_a_result_that_finds_no_room_on_the_disk_leaves_none_of_it() -> None:
+    results = Results(lifetime=3600)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, largest[1]))
+    try:
+        kept = results.find(results.keep(bytes(8_000), "png"))
+        with pytest.raises(OSError, match="too large"):
+            results.keep(bytes(32_000), "png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert kept is not None
+    assert list(kept[0].parent.iterdir()) == [kept[0]]
+    results.close()
 
 
 # --- limits ---

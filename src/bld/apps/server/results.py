@@ -36,7 +36,11 @@ class Results:
         self._make_room(len(content))
         name = f"{secrets.token_urlsafe(32)}.{ending}"
         path = Path(self._folder.name) / name
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except OSError:  # the disk is full, and half of it would stay
+            path.unlink(missing_ok=True)
+            raise
         self._results[name] = _Result(
             path, len(content), f"image/{ending}", time.monotonic() + self._lifetime
         )
