@@ -69,6 +69,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "half a character": ({"prompt": "a \ud800 b"}, "the prompt holds what is no text ('a \\ud800 b')"),
     "half a character in an option": ({"negative_prompt": "\udc00"}, "the negative_prompt holds"),
     "a prompt of another type": ({"prompt": ["a"]}, "prompt ['a']: expected a text"),
+    "a picture in the table": ({"image": {"bytes": "x" * 10**6}}, "image {'bytes': 'xxxx"),
     "unknown column": ({"stepz": 4}, "'stepz' is no option of an edit"),
     "out of range": ({"steps": 0}, "--steps 0: expected from 1 to 1000"),
     "another type": ({"steps": "7"}, "--steps '7': expected a whole number"),
@@ -87,6 +88,7 @@ def test_a_bad_row_is_named_and_the_others_are_read(tmp_path: Path, case: str) -
     assert (refused.number, refused.line) == (1, 2)
     assert says in refused.reason
     assert "\n" not in refused.reason
+    assert len(refused.reason) < 300
 
 
 def test_broken_lines_do_not_hide_the_others(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from bld.options import FIELDS, EditOptions, check
 
 TEXTS = ("id", "image", "mask", "prompt")
 NEEDED = ("image", "mask", "prompt")
+MOST_QUOTED = 60  # characters of what is no text: it may be a picture
 KINDS = (".jsonl", ".csv", ".parquet")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # it names a folder
 _LONE = re.compile(r"[\ud800-\udfff]")  # a surrogate: JSON can write half of a pair, nothing can read it
@@ -121,7 +122,7 @@ def _row(values: Values, number: int, line: int, id: str, folder: Path) -> Row:
         raise InvalidInput(f"{' and '.join(missing)} missing: every row has image, mask and prompt")
     for name in NEEDED:
         if not isinstance(values[name], str):
-            raise InvalidInput(f"{name} {values[name]!r}: expected a text")
+            raise InvalidInput(f"{name} {repr(values[name])[:MOST_QUOTED]}: expected a text")
     for name, value in values.items():
         if isinstance(value, str) and not name.startswith("_") and _LONE.search(value):
             raise InvalidInput(f"the {name} holds what is no text ({short(value)}): write it anew")
