@@ -113,6 +113,8 @@ def test_own_columns_gaps_and_missing_ids(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     as_parquet(path, [row(0, id=None, _sku="x", seed=3.0), row(1, id=None, seed=float("nan"))])
     (one, two), refused = read(path)
+    as_parquet(path, [row(0, id=17.0), row(1, id=float("nan"))])
+    assert [one.id for one in read(path)[0]] == ["17", "000001"], "as whole numbers in a table with a gap are"
     assert refused == []
     assert (one.id, one.changes) == ("000000", (("seed", 3),))
     assert (two.id, two.changes) == ("000001", ())

@@ -106,6 +106,8 @@ def _id(values: Values, number: int) -> str:
     id = values.get("id")
     if id is None:
         return f"{number:06d}"
+    if _is_whole(id):
+        id = int(id)
     if isinstance(id, int) and not isinstance(id, bool):
         id = str(id)
     if not isinstance(id, str) or not _ID.fullmatch(id):
@@ -114,6 +116,11 @@ def _id(values: Values, number: int) -> str:
             "no '.' or '-' in front"
         )
     return id
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is a float, and a whole number: a table with gaps has whole numbers so."""
+    return isinstance(value, float) and value.is_integer()
 
 
 def _row(values: Values, number: int, line: int, id: str, folder: Path) -> Row:
@@ -152,8 +159,8 @@ def _option(name: str, value: Any) -> Any:
             value = typed(value, kind)
         except ValueError as error:
             raise InvalidInput(f"{name} {short(str(value))}: expected {error}") from error
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)  # a table with gaps has its whole numbers as floats
+    if kind is int and _is_whole(value):
+        value = int(value)
     check(name, value)
     return str(value) if kind is str else value
 
