@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -495,6 +496,27 @@ def test_shutting_down_refuses_what_is_new() -> None:
         server.model.let()
         accepted.join(20)
         assert httpx2.get(answers[0].data[0].url).status_code == 200, "what was accepted is still fetched"
+        until(lambda: server.server.should_exit)
+
+
+def test_the_last_link_too_is_fetched_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edit is done, its answer is not; and whoever asked for it is far away."""
+    with running(open_gate=False) as server:
+        keep, answers = server.service.results.keep, []
+
+        def slowly(*given: Any) -> str:
+            time.sleep(0.3)
+            return keep(*given)
+
+        monkeypatch.setattr(server.service.results, "keep", slowly)
+        accepted = threading.Thread(target=lambda: answers.append(edit(server, response_format="url")))
+        accepted.start()
+        server.wait_for_step()
+        server.server.handle_exit(15, None)
+        server.model.let()
+        accepted.join(20)
+        time.sleep(0.5)
+        assert httpx2.get(answers[0].data[0].url).status_code == 200
         until(lambda: server.server.should_exit)
 
 

@@ -127,8 +127,8 @@ async def _edit(service: Service, request: Request) -> Response:
     if not order.stream:
         async with aclosing(outcomes):
             done = await anext(outcomes)
-        assert isinstance(done, Finished)  # previews come with a stream alone
-        return JSONResponse(_answer(service, order, done, request))
+            assert isinstance(done, Finished)  # previews come with a stream alone
+            return JSONResponse(_answer(service, order, done, request))
     # The status is that of the first event: until then a refusal is still a refusal.
     first = await anext(outcomes)
     return StreamingResponse(_events(order, first, outcomes), media_type="text/event-stream")

@@ -56,9 +56,9 @@ class Results:
         return result.path, result.media_type
 
     def unfetched(self) -> bool:
-        """Whether somebody was given a URL and has not come yet."""
-        self._expire()
-        return any(not result.fetched for result in self._results.values())
+        """Whether somebody was given a URL that is good, and has not come yet. Any thread may ask."""
+        now = time.monotonic()
+        return any(not one.fetched and one.expires >= now for one in tuple(self._results.values()))
 
     def close(self) -> None:
         """Delete them all."""

@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
     def _drain(self) -> None:
         """Stop once nothing is in work, and no URL waits to be fetched or its time is over."""
         self.service.jobs.close()
-        while not self.service.jobs.drained():
+        while not self.service.drained():
             time.sleep(0.02)
         end = time.monotonic() + self.service.settings.drain
         while time.monotonic() < end and self.service.results.unfetched():
