@@ -185,6 +185,7 @@ def test_a_second_signal_stops_it_at_once_and_leaves_nothing(
         (["--alias", "gpt-image-1"], "expected NAME=MODEL"),
         (["--alias", "gpt-image-1=sdxl"], "it is not served"),
         (["--port", "70000"], "less than or equal to 65535"),
+        (["--ray", "local", "--port", "0"], "Ray Serve does not say which one it took"),
     ],
 )
 def test_bad_flags_are_one_line(model: Path, words: list[str], says: str) -> None:
