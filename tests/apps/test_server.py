@@ -23,6 +23,7 @@ from bld.apps.server.results import Results
 from bld.apps.server.settings import Settings
 from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
+from bld.png import encode_png
 from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
 from tests.tiny import GaussianModel
 
@@ -118,6 +119,16 @@ def test_a_size_of_the_same_proportions_scales_and_says_so(server: Running) -> N
     assert decoded(answer.data[0]).shape == (180, 240, 3)
     assert "result scaled to 240x180" in answer.notes
     assert "use auto or 1024x768" in refused(server, size="1024x1024").message
+
+
+def test_that_sixteen_bits_became_eight_is_said(server: Running) -> None:
+    deep = encode_png(PHOTO.astype(np.uint16) * 257)
+    said = [
+        "16 bits written as 8" in edit(server, image=deep, **how).notes
+        for how in ({}, {"output_format": "webp"}, {"size": "240x180"})
+    ]
+    assert said == [False, True, True]
+    assert "16 bits written as 8" not in edit(server, output_format="webp").notes
 
 
 def test_previews_come_while_it_runs_and_the_best_picture_last(server: Running) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from bld import png
 from bld.apps.server.form import Order
 from bld.apps.server.measures import Measures
-from bld.editor import Editor, Preview
+from bld.editor import Editor, EditResult, Preview
 from bld.errors import InvalidInput
 from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray
@@ -88,6 +88,11 @@ def perform(
     )
     for stage, seconds in result.seconds.items():
         measures.stages.labels(stage).observe(seconds)
+    return _finished(order, result)
+
+
+def _finished(order: Order, result: EditResult) -> Finished:
+    """The best pictures of an edit, in the files that were asked for."""
     chosen = result.candidates[: order.n]
     photographs = [_visible(candidate.photograph, result.mask) for candidate in chosen]
     pictures = tuple(
@@ -96,8 +101,11 @@ def perform(
     )
     transparent = photographs[0].alpha is not None and order.background != "opaque"
     size = order.size or photographs[0].size
-    scaled = (f"result scaled to {size[1]}x{size[0]}",) if size != photographs[0].size else ()
-    return Finished(pictures, size, transparent, (*order.notes, *result.notes, *scaled))
+    scaled = size != photographs[0].size
+    notes = [f"result scaled to {size[1]}x{size[0]}"] * scaled
+    if photographs[0].pixels.dtype == np.uint16 and (scaled or order.output_format != "png"):
+        notes.append("16 bits written as 8")
+    return Finished(pictures, size, transparent, (*order.notes, *result.notes, *notes))
 
 
 def _visible(photograph: Photograph, mask: FloatArray) -> Photograph:
