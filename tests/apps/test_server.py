@@ -469,6 +469,21 @@ def test_a_defect_is_answered_without_its_details(
     assert edit(server).data, "and the server goes on"
 
 
+def test_of_an_edit_that_fails_the_log_says_why(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decode = server.model.decode
+    monkeypatch.setattr(server.model, "decode", lambda z: decode(z) * float("nan"))
+    with pytest.raises(openai.InternalServerError) as caught:
+        edit(server)
+    assert caught.value.code == "edit_failed"
+    refused(server, prompt="secret " * 100)
+    (logged,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "values that are not numbers" in logged.getMessage()
+    assert logged.request_id == caught.value.request_id  # type: ignore[attr-defined]
+    assert "secret" not in caplog.text
+
+
 # --- health, measures, description ---
 
 

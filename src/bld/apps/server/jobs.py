@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from bld.errors import BldError, Cancelled
+from bld.errors import BldError, Cancelled, InvalidInput
 
 log = logging.getLogger("bld.server")
 Resource = TypeVar("Resource")
@@ -136,6 +136,8 @@ class Jobs(Generic[Resource]):
             except Exception as error:
                 if not isinstance(error, BldError):
                     log.error("an edit failed", exc_info=error, extra={"request_id": job.id})
+                elif not isinstance(error, InvalidInput | Cancelled):  # which may quote a prompt
+                    log.error("an edit failed: %s", error, extra={"request_id": job.id})
                 # Tracebacks hold every tensor of the edit: without them the memory is free again.
                 error.__cause__ = error.__context__ = None
                 outcome = error.with_traceback(None)
