@@ -234,6 +234,24 @@ def test_a_batch_that_fails_is_run_row_by_row(
     assert index(tmp_path / "out")[1]["reason"] == "not enough memory"
 
 
+def test_a_picture_that_goes_while_it_is_edited_fails_its_row(
+    worker: Here, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(tmp_path)
+    together = Editor.edit_together
+
+    def meanwhile(self: Editor, tasks: Any) -> Any:
+        (tmp_path / "photo1.png").unlink(missing_ok=True)
+        return together(self, tasks)
+
+    monkeypatch.setattr(Editor, "edit_together", meanwhile)
+    asked = job(tmp_path, [row(0), row(1), row(2)], model, tmp_path / "out")
+    assert run(asked, worker.at(asked.work)) == Tally(2, 1, 0, 0)
+    reason = index(tmp_path / "out")[1]["reason"]
+    assert "photo1.png" in reason
+    assert "went while it was edited" in reason
+
+
 # --- workers that die ---
 
 
