@@ -143,7 +143,10 @@ class Jobs(Generic[Resource]):
                 outcome = error.with_traceback(None)
             with self._changed:
                 self.running -= 1
-                self._seconds += 0.2 * (time.monotonic() - job.started - self._seconds)
+                more = time.monotonic() - job.started - self._seconds
+                # One that was refused or broken off says how long a job takes at least.
+                if more > 0 or not isinstance(outcome, Exception):
+                    self._seconds += 0.2 * more
                 self._changed.notify_all()
             job.tell(outcome)
             del job, outcome
