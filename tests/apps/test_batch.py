@@ -161,24 +161,26 @@ def test_bad_rows_are_all_named_before_anything_is_written(worker: Here, model: 
     rows = [
         row(0), row(1, steps=0), row(2, image="none.png"), row(3, prompt="a guitar " * 40),
         row(4, prompt="a guitar " * 40, truncate_prompt=True), row(5, negative_prompt="grey " * 90),
+        row(6, guidance_start=0.9, guidance_end=0.1),
     ]  # fmt: skip
     asked = job(tmp_path, rows, model, tmp_path / "out")
-    with pytest.raises(Unfit, match="4 of 6 rows cannot be edited") as caught:
+    with pytest.raises(Unfit, match="5 of 7 rows cannot be edited") as caught:
         run(asked, worker.at(asked.work))
     assert [(one.line, one.id) for one in caught.value.refusals] == [
-        (2, "r01"), (3, "r02"), (4, "r03"), (6, "r05"),
+        (2, "r01"), (3, "r02"), (4, "r03"), (6, "r05"), (7, "r06"),
     ]  # fmt: skip
     assert "the negative prompt is longer than" in caught.value.refusals[3].reason
+    assert "is after --guidance-end" in caught.value.refusals[4].reason
     assert not (tmp_path / "out").exists()
     asked = job(tmp_path, rows, model, tmp_path / "out", skip_invalid=True)
-    assert check(asked, worker.at(asked.work)) == Tally(0, 0, 4, 2)
+    assert check(asked, worker.at(asked.work)) == Tally(0, 0, 5, 2)
     assert not (tmp_path / "out").exists()
-    assert run(asked, worker.at(asked.work)) == Tally(2, 0, 4, 0)
+    assert run(asked, worker.at(asked.work)) == Tally(2, 0, 5, 0)
     assert list(statuses(tmp_path / "out").values()) == [
-        "done", "invalid", "invalid", "invalid", "done", "invalid",
+        "done", "invalid", "invalid", "invalid", "done", "invalid", "invalid",
     ]  # fmt: skip
     (tmp_path / "none.png").write_bytes((tmp_path / "photo0.png").read_bytes())
-    assert run(asked, worker.at(asked.work)) == Tally(2, 0, 4, 0), "what it begins with holds to its end"
+    assert run(asked, worker.at(asked.work)) == Tally(2, 0, 5, 0), "what it begins with holds to its end"
 
 
 def test_a_dry_run_reads_prompts_without_the_models_weights(model: Path, tmp_path: Path) -> None:
@@ -230,6 +232,24 @@ def test_a_batch_that_fails_is_run_row_by_row(
     asked = job(tmp_path, [row(0), row(1, prompt="poison"), row(2)], model, tmp_path / "out")
     assert run(asked, worker.at(asked.work)) == Tally(2, 1, 0, 0)
     assert index(tmp_path / "out")[1]["reason"] == "not enough memory"
+
+
+def test_a_picture_that_goes_while_it_is_edited_fails_its_row(
+    worker: Here, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(tmp_path)
+    together = Editor.edit_together
+
+    def meanwhile(self: Editor, tasks: Any) -> Any:
+        (tmp_path / "photo1.png").unlink(missing_ok=True)
+        return together(self, tasks)
+
+    monkeypatch.setattr(Editor, "edit_together", meanwhile)
+    asked = job(tmp_path, [row(0), row(1), row(2)], model, tmp_path / "out")
+    assert run(asked, worker.at(asked.work)) == Tally(2, 1, 0, 0)
+    reason = index(tmp_path / "out")[1]["reason"]
+    assert "photo1.png" in reason
+    assert "went while it was edited" in reason
 
 
 # --- workers that die ---

@@ -69,6 +69,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "half a character": ({"prompt": "a \ud800 b"}, "the prompt holds what is no text ('a \\ud800 b')"),
     "half a character in an option": ({"negative_prompt": "\udc00"}, "the negative_prompt holds"),
     "a prompt of another type": ({"prompt": ["a"]}, "prompt ['a']: expected a text"),
+    "a picture in the table": ({"image": {"bytes": "x" * 10**6}}, "image {'bytes': 'xxxx"),
     "unknown column": ({"stepz": 4}, "'stepz' is no option of an edit"),
     "out of range": ({"steps": 0}, "--steps 0: expected from 1 to 1000"),
     "another type": ({"steps": "7"}, "--steps '7': expected a whole number"),
@@ -87,6 +88,7 @@ def test_a_bad_row_is_named_and_the_others_are_read(tmp_path: Path, case: str) -
     assert (refused.number, refused.line) == (1, 2)
     assert says in refused.reason
     assert "\n" not in refused.reason
+    assert len(refused.reason) < 300
 
 
 def test_broken_lines_do_not_hide_the_others(tmp_path: Path) -> None:
@@ -111,6 +113,8 @@ def test_own_columns_gaps_and_missing_ids(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     as_parquet(path, [row(0, id=None, _sku="x", seed=3.0), row(1, id=None, seed=float("nan"))])
     (one, two), refused = read(path)
+    as_parquet(path, [row(0, id=17.0), row(1, id=float("nan"))])
+    assert [one.id for one in read(path)[0]] == ["17", "000001"], "as whole numbers in a table with a gap are"
     assert refused == []
     assert (one.id, one.changes) == ("000000", (("seed", 3),))
     assert (two.id, two.changes) == ("000001", ())
@@ -124,6 +128,7 @@ def test_own_columns_gaps_and_missing_ids(tmp_path: Path) -> None:
         ("rows.parquet", b"no", "not a Parquet file"),
         ("rows.jsonl", b"\xff\xfe{", "not UTF-8 text"),
         ("rows.csv", b'id,image\n"a', "is no CSV"),
+        ("rows.csv", b"image,mask,prompt,seed,seed\ni,m,p,1,2\n", "two columns are named 'seed'"),
     ],
 )
 def test_what_is_no_manifest_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:

@@ -2,8 +2,11 @@
 
 import base64
 import json
+import resource
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,12 @@ from bld.apps.server.results import Results
 from bld.apps.server.settings import Settings
 from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
+from bld.png import encode_png
 from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
 from tests.tiny import GaussianModel
 
 IMAGE, MASK = encoded(PHOTO), encoded(HOLED)
+WIDE = encoded(np.zeros((4, 16_384, 4), np.uint8))
 REPOSITORY = Path(__file__).parents[2]
 RED = "a red wall"
 HEAD = b"POST /v1/images/edits HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=x\r\n"
@@ -116,6 +121,16 @@ def test_a_size_of_the_same_proportions_scales_and_says_so(server: Running) -> N
     assert "use auto or 1024x768" in refused(server, size="1024x1024").message
 
 
+def test_that_sixteen_bits_became_eight_is_said(server: Running) -> None:
+    deep = encode_png(PHOTO.astype(np.uint16) * 257)
+    said = [
+        "16 bits written as 8" in edit(server, image=deep, **how).notes
+        for how in ({}, {"output_format": "webp"}, {"size": "240x180"})
+    ]
+    assert said == [False, True, True]
+    assert "16 bits written as 8" not in edit(server, output_format="webp").notes
+
+
 def test_previews_come_while_it_runs_and_the_best_picture_last(server: Running) -> None:
     events = list(edit(server, n=2, stream=True, partial_images=3))
     assert [event.type for event in events] == ["image_edit.partial_image"] * 3 + ["image_edit.completed"] * 2
@@ -159,8 +174,10 @@ def test_an_alias_is_another_name() -> None:
         ({"size": "huge"}, "size", "expected auto or WIDTHxHEIGHT"),
         ({"size": "99999x99999"}, "size", "is 99999x99999, 9999800001 pixels; the server takes up to"),
         ({"output_format": "svg"}, "output_format", "expected one of png, jpeg, webp"),
+        ({"image": WIDE, "mask": WIDE, "output_format": "webp"}, "output_format", "holds sides of 16383 px"),
         ({"background": "transparent"}, "background", "the image is opaque"),
         ({"partial_images": 2}, "partial_images", "stream=true"),
+        ({"stream": True, "response_format": "url"}, "response_format", "use b64_json"),
         ({"image": b"not a picture"}, "image", "not a picture that can be read"),
         ({"image": b""}, "image", "0 bytes"),
         ({"image": [IMAGE, IMAGE]}, "image[]", "one photograph is edited at a time"),
@@ -168,12 +185,19 @@ def test_an_alias_is_another_name() -> None:
         ({"mask": IMAGE}, "mask", "no alpha channel"),
         ({"mask": encoded(HOLED[:50])}, "mask", "the mask is 120x50, the image 120x90"),
         ({"mask": encoded(np.dstack([PHOTO, np.full(HOLE.shape, 9, np.uint8)]))}, "mask", "empty"),
-        ({"mask": openai.omit}, "mask", "no alpha channel"),
+        ({"mask": openai.omit}, "mask", "is missing, and the image has no alpha channel to be one"),
+        ({"image": MASK, "mask": openai.omit, "extra_body": {"mask_mode": "auto"}}, "mask", "is missing"),
+        ({"mask": openai.omit, "extra_body": {"mask_mode": "luminance"}}, "mask", "is missing"),
         ({"extra_body": {"steps": "many"}}, "steps", "expected a whole number"),
         ({"extra_body": {"steps": "0"}}, "steps", "expected 1 to 1000"),
         ({"extra_body": {"strength": "nan"}}, "strength", "expected a number"),
         ({"extra_body": {"shrink": "maybe"}}, "shrink", "expected true or false"),
         ({"extra_body": {"reconstruct": "magic"}}, "reconstruct", "expected one of none, stitch"),
+        (
+            {"extra_body": {"guidance_start": "0.9", "guidance_end": "0.1"}},
+            "guidance_start",
+            "is after guidance_end",
+        ),
         ({"n": 3, "extra_body": {"candidates": "2"}}, "candidates", "less than n"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -264,6 +288,25 @@ def test_no_other_page_may_call_unless_it_is_named(server: Running) -> None:
         assert allowed == "https://example.org"
 
 
+def test_a_page_that_is_named_may_send_a_key_and_what_the_official_client_sends() -> None:
+    """The browser asks first, without the key; and it shows a page no answer that does not name it."""
+    origin = {"origin": "https://example.org"}
+    asks = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-stainless-lang,x-stainless-os",
+    }
+    with running(cors_origins=tuple(origin.values()), api_keys=("key",)) as server, server.http() as http:
+        allowed = http.options("/v1/images/edits", headers={**origin, **asks})
+        assert allowed.status_code == 200, allowed.text
+        refused = http.get("/v1/models", headers=origin)
+        foreign = http.options("/v1/images/edits", headers={"origin": "https://example.com", **asks})
+    assert refused.status_code == 401
+    for answer in (allowed, refused):
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+    assert "x-should-retry" in refused.headers["access-control-expose-headers"]
+    assert "access-control-allow-origin" not in foreign.headers
+
+
 def test_results_expire() -> None:
     with running(url_lifetime=0.0) as server:
         assert httpx2.get(edit(server, response_format="url").data[0].url).status_code == 404
@@ -279,6 +322,23 @@ def test_results_are_kept_up_to_a_size_and_the_oldest_go_first() -> None:
         assert len(list(found[3][0].parent.iterdir())) == 2, "those that went have left the disk"
     finally:
         results.close()
+
+
+def test_a_result_that_finds_no_room_on_the_disk_leaves_none_of_it() -> None:
+    results = Results(lifetime=3600)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, largest[1]))
+    try:
+        kept = results.find(results.keep(bytes(8_000), "png"))
+        with pytest.raises(OSError, match="too large"):
+            results.keep(bytes(32_000), "png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert kept is not None
+    assert list(kept[0].parent.iterdir()) == [kept[0]]
+    results.close()
 
 
 # --- limits ---
@@ -409,6 +469,21 @@ def test_a_defect_is_answered_without_its_details(
     assert edit(server).data, "and the server goes on"
 
 
+def test_of_an_edit_that_fails_the_log_says_why(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    decode = server.model.decode
+    monkeypatch.setattr(server.model, "decode", lambda z: decode(z) * float("nan"))
+    with pytest.raises(openai.InternalServerError) as caught:
+        edit(server)
+    assert caught.value.code == "edit_failed"
+    refused(server, prompt="secret " * 100)
+    (logged,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "values that are not numbers" in logged.getMessage()
+    assert logged.request_id == caught.value.request_id  # type: ignore[attr-defined]
+    assert "secret" not in caplog.text
+
+
 # --- health, measures, description ---
 
 
@@ -447,6 +522,27 @@ def test_shutting_down_refuses_what_is_new() -> None:
         server.model.let()
         accepted.join(20)
         assert httpx2.get(answers[0].data[0].url).status_code == 200, "what was accepted is still fetched"
+        until(lambda: server.server.should_exit)
+
+
+def test_the_last_link_too_is_fetched_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edit is done, its answer is not; and whoever asked for it is far away."""
+    with running(open_gate=False) as server:
+        keep, answers = server.service.results.keep, []
+
+        def slowly(*given: Any) -> str:
+            time.sleep(0.3)
+            return keep(*given)
+
+        monkeypatch.setattr(server.service.results, "keep", slowly)
+        accepted = threading.Thread(target=lambda: answers.append(edit(server, response_format="url")))
+        accepted.start()
+        server.wait_for_step()
+        server.server.handle_exit(15, None)
+        server.model.let()
+        accepted.join(20)
+        time.sleep(0.5)
+        assert httpx2.get(answers[0].data[0].url).status_code == 200
         until(lambda: server.server.should_exit)
 
 

@@ -61,6 +61,22 @@ def test_a_full_queue_refuses_and_an_idle_worker_is_room() -> None:
     jobs.close()
 
 
+def test_when_to_ask_again_goes_by_what_was_done() -> None:
+    """What is refused takes no time, which is not the time that an edit takes."""
+    jobs: Jobs[None] = Jobs([None], 4)
+    told: list[Any] = []
+    for number in range(1, 21):
+        jobs.submit(job(lambda: int("bad input"), told))
+        until(lambda n=number: len(told) == n)  # type: ignore[misc]
+    _, release = held(jobs)
+    for _ in range(4):
+        jobs.submit(job(lambda: None, told))
+    with pytest.raises(Full, match="try again in 5 s"):
+        jobs.submit(job(lambda: None, told))
+    release.set()
+    jobs.close()
+
+
 def test_what_work_raises_is_told_without_its_frames() -> None:
     """Frames hold tensors: an edit that ran out of memory must leave it free for the next."""
     jobs: Jobs[None] = Jobs([None], 1)

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bld import Editor
-from tests.apps.servers import HOLE, HOLED, PHOTO, encoded, pixels
+from tests.apps.servers import HOLE, HOLED, PHOTO, encoded, pixels, until
 
 IMAGE, MASK = encoded(PHOTO), encoded(HOLED)
 RED = "a red apple"
@@ -149,6 +149,34 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(model: Path, tmp_pat
     assert {"request_id", "seconds", "method", "level", "time"} <= set(edits[0])
 
 
+def test_a_second_signal_stops_it_at_once_and_leaves_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    hours = {"seed": 0, "steps": 1000, "candidates": 256}
+    with (
+        serving(model, tmp_path / "log") as (url, process),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
+        ThreadPoolExecutor(1) as clients,
+    ):
+        kept = client.images.edit(
+            image=IMAGE, mask=MASK, prompt=RED, extra_body={"steps": 1}, response_format="url"
+        )
+        asked = clients.submit(
+            client.images.edit, image=IMAGE, mask=MASK, prompt=RED, stream=True, extra_body=hours
+        )
+        until(lambda: "bld_edits_running 1.0" in httpx2.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: httpx2.get(f"{url}/readyz").status_code == 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 130
+        with pytest.raises(openai.APIConnectionError):
+            asked.result(20)
+    assert kept.data
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -157,6 +185,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(model: Path, tmp_pat
         (["--alias", "gpt-image-1"], "expected NAME=MODEL"),
         (["--alias", "gpt-image-1=sdxl"], "it is not served"),
         (["--port", "70000"], "less than or equal to 65535"),
+        (["--ray", "local", "--port", "0"], "Ray Serve does not say which one it took"),
     ],
 )
 def test_bad_flags_are_one_line(model: Path, words: list[str], says: str) -> None:

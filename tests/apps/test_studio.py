@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -564,6 +565,56 @@ def test_the_zip_is_a_session_and_its_edits_can_be_run_again(
         )
         np.testing.assert_array_equal(mine.pixels, theirs.pixels)
         np.testing.assert_array_equal(mine.alpha, theirs.alpha)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> SimpleNamespace:
+    """A visit, and an edit of its photograph that is made and not kept yet."""
+    editor, visit = Editor(GaussianModel()), Visit(tmp_path / "visit")
+    visit.start(photograph(), "kitchen")
+    options = EditOptions(candidates=2, steps=2, seed=4)
+    job = visit.ask(editor.model, canvas.read_painting(sent(box()), SIZE), "a guitar", options)
+    *_, result = Runner(editor).run(job)
+    return SimpleNamespace(visit=visit, kept=lambda: results.keep(visit, job, result, LoadOptions(), "none"))
+
+
+def test_an_edit_that_could_not_be_kept_is_not_in_the_way_of_the_next(asked: SimpleNamespace) -> None:
+    """The disk is full, and then it is not."""
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, largest[1]))
+    try:
+        with pytest.raises((OSError, InvalidInput)):
+            asked.kept()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+        signal.signal(signal.SIGXFSZ, ignored)
+    with zipfile.ZipFile(results.session_zip(asked.visit)) as archive:
+        assert "session.json" in archive.namelist()
+    assert asked.kept().folder.name == "01"
+    with zipfile.ZipFile(results.session_zip(asked.visit)) as archive:
+        assert "edits/01/edit.json" in archive.namelist()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_edit_of_a_photograph_that_was_put_away_is_not_kept(
+    when: str, asked: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was opened while the pictures of the edit were written."""
+    write = results.write
+
+    def interrupted(*given: Any, **how: Any) -> None:
+        if when == "after":
+            write(*given, **how)
+        asked.visit.start(photograph(), "garden")
+        if when == "before":
+            write(*given, **how)
+
+    monkeypatch.setattr(results, "write", interrupted)
+    with pytest.raises(Cancelled):
+        asked.kept()
+    assert asked.visit.edit is None
+    assert asked.visit.edits == 0
 
 
 def test_a_picture_to_keep_is_the_chosen_one_and_says_how_it_was_made(made: SimpleNamespace) -> None:

@@ -47,12 +47,14 @@ def lora(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "style.safetensors"
 
 
-def word(folder: Path, model: UNetModel, tokens: int = 1, width: int | None = None) -> Path:
+def word(
+    folder: Path, model: UNetModel, tokens: int = 1, width: int | None = None, name: str = "mycat"
+) -> Path:
     """A learnt word of some tokens."""
     width = width or model.text_encoder.config.hidden_size
     vectors = torch.randn(tokens, width, generator=torch.Generator().manual_seed(0))
-    save_file({"emb_params": vectors}, folder / "mycat.safetensors")
-    return folder / "mycat.safetensors"
+    save_file({"emb_params": vectors}, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"
 
 
 def sampled(model: UNetModel, prompt: str = PROMPT) -> torch.Tensor:
@@ -122,8 +124,9 @@ def test_a_path_may_have_a_scale_or_a_colon(tmp_path: Path) -> None:
     odd = tmp_path / "a:1.safetensors"
     odd.write_bytes(b"")
     assert scaled(str(odd)) == (odd, 1.0)
-    with pytest.raises(InvalidInput, match="expected PATH or PATH:SCALE"):
-        scaled("style.safetensors:much")
+    for scale in ("much", "nan", "inf", "1e999"):
+        with pytest.raises(InvalidInput, match="expected PATH or PATH:SCALE"):
+            scaled(f"style.safetensors:{scale}")
 
 
 def test_lora_weights_of_another_model_are_refused(
@@ -138,18 +141,29 @@ def test_lora_weights_of_another_model_are_refused(
 # --- words ---
 
 
+@pytest.mark.parametrize("name", ["mycat", "MyCat-2"])
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_a_learnt_word_is_its_vectors(loaded: Callable[..., UNetModel], tmp_path: Path, tokens: int) -> None:
+def test_a_learnt_word_is_its_vectors(
+    loaded: Callable[..., UNetModel], tmp_path: Path, tokens: int, name: str
+) -> None:
+    """However it is written: the tokenizer reads small letters."""
     plain = loaded()
-    model = loaded(textual_inversion=(str(word(tmp_path, plain, tokens)),))
-    spelled = model.spelled("a photo of mycat")
-    ids = model.tokenizer(spelled)["input_ids"][1:-1]
-    vectors = model.text_encoder.get_input_embeddings().weight[ids[-tokens:]]
-    torch.testing.assert_close(vectors, load_file(tmp_path / "mycat.safetensors")["emb_params"])
+    file = word(tmp_path, plain, tokens, name=name)
+    model = loaded(textual_inversion=(str(file),))
+    for written in (name, name.lower()):
+        spelled = model.spelled(f"a photo of {written}")
+        ids = model.tokenizer(spelled)["input_ids"][1:-1]
+        vectors = model.text_encoder.get_input_embeddings().weight[ids[-tokens:]]
+        torch.testing.assert_close(vectors, load_file(file)["emb_params"])
     assert torch.equal(model.embed(PROMPT), plain.embed(PROMPT)), "other prompts are read as before"
-    assert not torch.equal(model.embed("mycat"), plain.embed("mycat"))
-    assert bool(model.excess("a " * 44 + "mycat mycat")) == (tokens > 1), "46 tokens fit"
+    assert not torch.equal(model.embed(name), plain.embed(name))
+    assert bool(model.excess("a " * 44 + f"{name} {name}")) == (tokens > 1), "46 tokens fit"
     assert model.revision != plain.revision
+
+
+def test_of_learnt_words_the_longest_is_meant(loaded: Callable[..., UNetModel], tmp_path: Path) -> None:
+    files = [str(word(tmp_path, loaded(), 2, name=name)) for name in ("my", "mycat")]
+    assert loaded(textual_inversion=files).spelled("mycat, my") == "mycat mycat_1, my my_1"
 
 
 def test_a_word_of_another_width_is_refused(loaded: Callable[..., UNetModel], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ no longer with them, and two edits may still run at once.
 """
 
 import hashlib
+import math
 import shutil
 from pathlib import Path
 
@@ -92,11 +93,12 @@ def scaled(text: str) -> tuple[Path, float]:
     if not colon or Path(text).exists():
         return Path(text), 1.0
     try:
-        return Path(path), float(scale)
-    except ValueError as error:
-        raise InvalidInput(
-            f"--lora {text}: expected PATH or PATH:SCALE with a number, as in x:0.8"
-        ) from error
+        times = float(scale)
+    except ValueError:
+        times = math.nan
+    if not math.isfinite(times):
+        raise InvalidInput(f"--lora {text}: expected PATH or PATH:SCALE with a number, as in x:0.8")
+    return Path(path), times
 
 
 def add_lora(model: Family, file: Path, scale: float) -> str:

@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x, and the bundled model: any diffusers folder of that layout, LCMs too."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ class UNetModel(UNetFamily):
     guidance_scale = 7.5
     text_encoder: Any
     tokenizer: Any
-    words: tuple[str, ...] = ()  # that were learnt
+    words: tuple[tuple[str, ...], ...] = ()  # that were learnt, each as its tokens
 
     def __init__(self, folder: Path, **loading: Any) -> None:
         super().__init__(folder, **loading)
@@ -136,12 +137,26 @@ class UNetModel(UNetFamily):
     def learn_word(self, file: Path) -> None:
         """Take a learnt word, of one or several tokens; prompts that have the file's name in them use it."""
         self.pipe.load_textual_inversion(file.parent, weight_name=file.name, token=file.stem)
-        self.words = (*self.words, file.stem)
+        tokens, added = [file.stem], self.tokenizer.get_added_vocab()
+        while (another := f"{file.stem}_{len(tokens)}") in added:
+            tokens.append(another)
+        self.words = (*self.words, tuple(tokens))
         self.text_encoder.eval().requires_grad_(False)
 
     def spelled(self, prompt: str) -> str:
-        """The prompt with each learnt word as the tokens that it is made of."""
-        return str(self.pipe.maybe_convert_prompt(prompt, self.tokenizer)) if self.words else prompt
+        """The prompt with each learnt word as the tokens that it is made of, capitals or not.
+
+        diffusers' `maybe_convert_prompt` misses words with capitals: the tokenizer gives them back in small.
+        """
+        if not self.words:
+            return prompt
+        words = sorted(self.words, key=lambda tokens: -len(tokens[0]))
+        found = "|".join(f"({re.escape(tokens[0])})" for tokens in words)
+
+        def tokens(at: re.Match[str]) -> str:
+            return " ".join(words[(at.lastindex or 1) - 1])
+
+        return re.sub(found, tokens, prompt, flags=re.IGNORECASE)
 
     def unread(self, prompt: str) -> str:
         """The words past the tokenizer's limit, as the tokenizer writes them back; "" if none."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from bld.apps.batch.index import write_index
 from bld.apps.batch.ledger import Ledger, Outcome
-from bld.apps.batch.manifest import Refusal, Row, Values, arrow, check_files, digest, read
+from bld.apps.batch.manifest import Refusal, Row, Values, arrow, check_files, check_options, digest, read
 from bld.apps.batch.plan import Unit, left, part, share, units
 from bld.apps.batch.run import Died, Pool
 from bld.apps.batch.work import EDITS, Reading, Text, Work, sync, take_name
@@ -124,7 +124,8 @@ def _refusals(
         prompts = beside.submit(_check_prompts, job, pool, rows)
         refused = {refusal.number: refusal for refusal in check_files(rows, job.common, job.work.files)}
         found, revisions = prompts.result()
-    refused = {**{refusal.number: refusal for refusal in found}, **refused}
+    unmatched = {refusal.number: refusal for refusal in check_options(rows, job.common)}
+    refused = {**{refusal.number: refusal for refusal in found}, **refused, **unmatched}
     every = sorted([*unread, *refused.values()], key=lambda refusal: refusal.number)
     if every and not job.batch.skip_invalid:
         raise Unfit(job, len(rows) + len(unread), every)

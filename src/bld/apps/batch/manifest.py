@@ -18,6 +18,7 @@ from bld.options import FIELDS, EditOptions, check
 
 TEXTS = ("id", "image", "mask", "prompt")
 NEEDED = ("image", "mask", "prompt")
+MOST_QUOTED = 60  # characters of what is no text: it may be a picture
 KINDS = (".jsonl", ".csv", ".parquet")
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")  # it names a folder
 _LONE = re.compile(r"[\ud800-\udfff]")  # a surrogate: JSON can write half of a pair, nothing can read it
@@ -105,6 +106,8 @@ def _id(values: Values, number: int) -> str:
     id = values.get("id")
     if id is None:
         return f"{number:06d}"
+    if _is_whole(id):
+        id = int(id)
     if isinstance(id, int) and not isinstance(id, bool):
         id = str(id)
     if not isinstance(id, str) or not _ID.fullmatch(id):
@@ -115,13 +118,18 @@ def _id(values: Values, number: int) -> str:
     return id
 
 
+def _is_whole(value: Any) -> bool:
+    """Whether it is a float, and a whole number: a table with gaps has whole numbers so."""
+    return isinstance(value, float) and value.is_integer()
+
+
 def _row(values: Values, number: int, line: int, id: str, folder: Path) -> Row:
     missing = [name for name in NEEDED if not values.get(name)]
     if missing:
         raise InvalidInput(f"{' and '.join(missing)} missing: every row has image, mask and prompt")
     for name in NEEDED:
         if not isinstance(values[name], str):
-            raise InvalidInput(f"{name} {values[name]!r}: expected a text")
+            raise InvalidInput(f"{name} {repr(values[name])[:MOST_QUOTED]}: expected a text")
     for name, value in values.items():
         if isinstance(value, str) and not name.startswith("_") and _LONE.search(value):
             raise InvalidInput(f"the {name} holds what is no text ({short(value)}): write it anew")
@@ -151,8 +159,8 @@ def _option(name: str, value: Any) -> Any:
             value = typed(value, kind)
         except ValueError as error:
             raise InvalidInput(f"{name} {short(str(value))}: expected {error}") from error
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)  # a table with gaps has its whole numbers as floats
+    if kind is int and _is_whole(value):
+        value = int(value)
     check(name, value)
     return str(value) if kind is str else value
 
@@ -209,6 +217,9 @@ def _csv(manifest: Path) -> Iterator[tuple[int, Values | InvalidInput]]:
     with manifest.open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file, strict=True)
         try:
+            names = [name for name in table.fieldnames or () if name and not name.startswith("_")]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise InvalidInput(f"manifest {manifest}: two columns are named {short(twice)}; leave one")
             for cells in table:
                 if None in cells:
                     yield table.line_num, InvalidInput("it has more cells than the first line has names")
@@ -238,6 +249,16 @@ def arrow() -> Any:
     except ImportError as error:
         raise MissingExtra("Parquet needs pyarrow: pip install 'blended-latent-diffusion[batch]'") from error
     return pyarrow
+
+
+def check_options(rows: Iterable[Row], common: Values) -> Iterator[Refusal]:
+    """The rows whose own options do not go together, or with those of all rows."""
+    for row in rows:
+        try:
+            if row.changes:
+                row.options(common)
+        except InvalidInput as error:
+            yield Refusal(row.number, row.line, row.id, str(error))
 
 
 Seen = tuple[int, int] | InvalidInput | None

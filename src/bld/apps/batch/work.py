@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bld.apps.batch.files import Files, scheme
 from bld.apps.batch.ledger import Outcome
 from bld.apps.batch.manifest import Row
-from bld.errors import BldError
+from bld.errors import BldError, InvalidInput
 from bld.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -168,6 +168,9 @@ class Worker(Reader):
         try:
             sha256 = self._digest(row.image), self._digest(row.mask)
             facts = record(result, Inputs(row.image, row.mask, self.work.loading, chosen, sha256))
+        except OSError as error:
+            return _failed(row, InvalidInput(f"the image or mask went while it was edited ({error})"))
+        try:
             Path(self.work.stage).mkdir(parents=True, exist_ok=True)
             stage = Path(tempfile.mkdtemp(prefix=f"{row.id}-", dir=self.work.stage))
             try:

@@ -25,6 +25,8 @@ from bld.apps.server.settings import Settings
 from bld.apps.server.work import Finished, Partial
 from bld.errors import BldError
 
+READ_BY_CLIENTS = ("retry-after", "x-request-id", "x-should-retry")  # of an answer's headers
+
 USAGE = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -47,22 +49,26 @@ def create_app(devices: Sequence[Editors], settings: Settings) -> FastAPI:
     app.state.service = service
     for kind in (ApiError, BldError, ClientDisconnect, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
-        )  # fmt: skip
     _add_routes(app, service)
     described(app)
     return app
 
 
 def served(app: FastAPI) -> ASGIApp:
-    """The application behind its gate and the limits of bodies."""
+    """The application behind its gate and the limits of bodies.
+
+    Pages of other origins come before the gate: a browser asks without a key whether one may be sent, and
+    reads no refusal that does not name the page.
+    """
     service: Service = app.state.service
     settings = service.settings
-    limited = Limited(app, settings.max_body, settings.upload_timeout)
-    return Logged(Guarded(limited, settings), service.measures)
+    guarded: ASGIApp = Guarded(Limited(app, settings.max_body, settings.upload_timeout), settings)
+    if settings.cors_origins:
+        guarded = CORSMiddleware(
+            guarded, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
+            allow_headers=["*"], expose_headers=READ_BY_CLIENTS,
+        )  # fmt: skip
+    return Logged(guarded, service.measures)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -121,8 +127,8 @@ async def _edit(service: Service, request: Request) -> Response:
     if not order.stream:
         async with aclosing(outcomes):
             done = await anext(outcomes)
-        assert isinstance(done, Finished)  # previews come with a stream alone
-        return JSONResponse(_answer(service, order, done, request))
+            assert isinstance(done, Finished)  # previews come with a stream alone
+            return JSONResponse(_answer(service, order, done, request))
     # The status is that of the first event: until then a refusal is still a refusal.
     first = await anext(outcomes)
     return StreamingResponse(_events(order, first, outcomes), media_type="text/event-stream")

@@ -72,6 +72,8 @@ def _serve(
     for meant in settings.aliases.values():
         if meant not in names:
             raise InvalidInput(f"--alias to {meant}: it is not served; there is {', '.join(names)}")
+    if ray is not None and port == 0:
+        raise InvalidInput("--port 0 with --ray: Ray Serve does not say which one it took; name one")
     try:
         if ray is not None:
             from bld.apps.server import ray as cluster

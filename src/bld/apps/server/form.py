@@ -9,7 +9,6 @@ from starlette.datastructures import FormData, UploadFile
 from bld.apps.server.fields import AUTO, FILES, FORM, OPENAI, OWN, QUALITIES
 from bld.apps.server.problems import ApiError
 from bld.apps.typed import short, typed
-from bld.errors import InvalidInput
 from bld.options import PRESETS, EditOptions
 
 MISSING = "missing_required_parameter"
@@ -42,7 +41,9 @@ class Order:
 
 
 async def read_order(form: FormData, *, max_pixels: int) -> Order:
-    """Check a form. Raises ApiError with the field that is wrong, what came and what was expected."""
+    """Check a form. Raises ApiError with the field that is wrong, what came and what was expected, and
+    InvalidInput for options that do not go together.
+    """
     given = {name: value for name, value in form.multi_items() if name in FORM}
     for name in given:
         if len(form.getlist(name)) > 1:
@@ -61,6 +62,8 @@ async def read_order(form: FormData, *, max_pixels: int) -> Order:
     own = {name: values[name] for name in OWN if name in values}
     if not asked["stream"] and asked["partial_images"]:
         raise _refused("partial_images", "come with stream=true alone")
+    if asked["stream"] and asked["response_format"] == "url":
+        raise _refused("response_format", "is url, and a stream has the pictures in it; use b64_json")
     unknown = sorted({name for name, _ in form.multi_items()} - set(FORM))
     return Order(
         image=image,
@@ -108,10 +111,7 @@ def _options(asked: dict[str, Any], own: dict[str, Any], max_pixels: int) -> Edi
         if "finalists" in own:
             raise _refused("finalists", f"is {own['finalists']}, less than n, which is {asked['n']}")
         options["finalists"] = asked["n"]
-    try:
-        return EditOptions(**options)
-    except InvalidInput as error:  # of a range the schema cannot say
-        raise ApiError(400, "invalid_value", str(error)) from error
+    return EditOptions(**options)
 
 
 def _size(text: str, max_pixels: int) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from bld.errors import BldError, Cancelled
+from bld.errors import BldError, Cancelled, InvalidInput
 
 log = logging.getLogger("bld.server")
 Resource = TypeVar("Resource")
@@ -136,12 +136,17 @@ class Jobs(Generic[Resource]):
             except Exception as error:
                 if not isinstance(error, BldError):
                     log.error("an edit failed", exc_info=error, extra={"request_id": job.id})
+                elif not isinstance(error, InvalidInput | Cancelled):  # which may quote a prompt
+                    log.error("an edit failed: %s", error, extra={"request_id": job.id})
                 # Tracebacks hold every tensor of the edit: without them the memory is free again.
                 error.__cause__ = error.__context__ = None
                 outcome = error.with_traceback(None)
             with self._changed:
                 self.running -= 1
-                self._seconds += 0.2 * (time.monotonic() - job.started - self._seconds)
+                more = time.monotonic() - job.started - self._seconds
+                # One that was refused or broken off says how long a job takes at least.
+                if more > 0 or not isinstance(outcome, Exception):
+                    self._seconds += 0.2 * more
                 self._changed.notify_all()
             job.tell(outcome)
             del job, outcome

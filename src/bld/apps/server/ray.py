@@ -14,6 +14,7 @@ from bld.apps.server.settings import Settings
 from bld.errors import BldError, InvalidInput
 from bld.options import LoadOptions
 
+NAME = "default"  # of the application
 BESIDE = 8  # requests of a replica beside those that edit and wait: health, models, metrics
 
 
@@ -86,23 +87,29 @@ def run(
     replicas: int,
     gpus: float | None,
 ) -> None:
-    """Deploy, print the address, and serve until a signal comes; what was accepted is done first."""
-    stop = threading.Event()
+    """Deploy, print the address, and serve until a signal comes; what was accepted is done first, unless
+    another comes.
+    """
+    stop, at_once = threading.Event(), threading.Event()
     with connected(address):
         for sign in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sign, lambda *_: stop.set())
+            signal.signal(sign, lambda *_: (at_once if stop.is_set() else stop).set())
         serve.start(http_options={"host": host, "port": port})
         _deploy(bound(names, loading, settings, replicas=replicas, gpus=gpus_for_each(gpus)))
         typer.echo(f"http://{host}:{port}")
         stop.wait()
+        # Replicas end once nothing is in work, and proxies answer until then; a shutdown ends proxies first.
+        serve.delete(NAME, _blocking=False)
+        while NAME in serve.status().applications and not at_once.wait(0.2):
+            pass
         serve.shutdown()
 
 
 def _deploy(deployment: Any) -> None:
     """Return once it answers. Raises BldError with what keeps its replicas from starting."""
     try:
-        serve.run(deployment, route_prefix="/")
+        serve.run(deployment, name=NAME, route_prefix="/")
     except RuntimeError as error:
-        (found,) = serve.status().applications["default"].deployments.values()
+        (found,) = serve.status().applications[NAME].deployments.values()
         lines = [line for line in found.message.splitlines() if line.strip()]
         raise BldError(f"no replica starts: {lines[-1].strip() if lines else error}") from error

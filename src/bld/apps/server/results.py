@@ -36,7 +36,11 @@ class Results:
         self._make_room(len(content))
         name = f"{secrets.token_urlsafe(32)}.{ending}"
         path = Path(self._folder.name) / name
-        path.write_bytes(content)
+        try:
+            path.write_bytes(content)
+        except OSError:  # the disk is full, and half of it would stay
+            path.unlink(missing_ok=True)
+            raise
         self._results[name] = _Result(
             path, len(content), f"image/{ending}", time.monotonic() + self._lifetime
         )
@@ -52,9 +56,9 @@ class Results:
         return result.path, result.media_type
 
     def unfetched(self) -> bool:
-        """Whether somebody was given a URL and has not come yet."""
-        self._expire()
-        return any(not result.fetched for result in self._results.values())
+        """Whether somebody was given a URL that is good, and has not come yet. Any thread may ask."""
+        now = time.monotonic()
+        return any(not one.fetched and one.expires >= now for one in tuple(self._results.values()))
 
     def close(self) -> None:
         """Delete them all."""

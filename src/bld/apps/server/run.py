@@ -28,19 +28,28 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self.service, self._draining = service, False
+        self.service, self._draining, self.interrupted = service, False, False
+        self.servers = []  # until it has started
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal: drain first, and stop if another comes."""
+        """A signal: drain first, and hang up on everyone if another comes."""
         if self._draining:
-            return super().handle_exit(sig, frame)
+            self.interrupted = self.should_exit = True
+            for server in self.servers:
+                server.get_loop().call_soon_threadsafe(self._hang_up)
+            return
         self._draining = True
-        threading.Thread(target=self._drain, args=(sig,), daemon=True).start()
+        threading.Thread(target=self._drain, daemon=True).start()
 
-    def _drain(self, sig: int) -> None:
+    def _hang_up(self) -> None:
+        """Leave nobody to wait for; edits end within a step, as those of any client that is gone."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    def _drain(self) -> None:
         """Stop once nothing is in work, and no URL waits to be fetched or its time is over."""
         self.service.jobs.close()
-        while not self.service.jobs.drained():
+        while not self.service.drained():
             time.sleep(0.02)
         end = time.monotonic() + self.service.settings.drain
         while time.monotonic() < end and self.service.results.unfetched():
@@ -49,7 +58,10 @@ class Server(uvicorn.Server):
 
 
 def run(names: Sequence[str], loading: LoadOptions, settings: Settings, *, host: str, port: int) -> None:
-    """Load, listen, print the address, serve until a signal comes."""
+    """Load, listen, print the address, serve until a signal comes.
+
+    Raises KeyboardInterrupt where a second one came before all that was accepted was done.
+    """
     with _bound(host, port) as listener:  # or it says so before the models are loaded
         quiet_libraries()
         devices = [dataclasses.replace(loading, device=device) for device in loading.device.split(",")]
@@ -61,7 +73,10 @@ def run(names: Sequence[str], loading: LoadOptions, settings: Settings, *, host:
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         typer.echo(f"http://{shown}:{address[1]}")
-        asyncio.run(Server(config, app.state.service).serve([listener]))
+        server = Server(config, app.state.service)
+        asyncio.run(server.serve([listener]))
+        if server.interrupted:
+            raise KeyboardInterrupt
 
 
 def _log_as_json() -> None:

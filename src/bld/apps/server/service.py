@@ -25,7 +25,7 @@ class Service:
 
     def __init__(self, devices: Sequence[Editors], settings: Settings) -> None:
         self.settings, self.models = settings, list(devices[0])
-        self.started = int(time.time())
+        self.started, self._unanswered = int(time.time()), 0
         self.jobs: Jobs[Editors] = Jobs(devices, settings.queue)
         self.results = Results(settings.url_lifetime)
         self.measures = Measures(lambda: self.jobs.waiting, lambda: self.jobs.running)
@@ -38,10 +38,14 @@ class Service:
             raise ApiError(404, "model_not_found", message, param="model")
         return name
 
+    def drained(self) -> bool:
+        """Whether all that was accepted is done, and its answer made."""
+        return self.jobs.drained() and not self._unanswered
+
     async def outcomes(self, order: Order, request: Request) -> AsyncGenerator[Partial | Finished]:
         """Queue an order; its previews and its end. Raises what ended it otherwise, timeouts included.
 
-        A client that hangs up takes its order back, within a step.
+        A client that hangs up takes its order back, within a step. Close it once the answer is made.
         """
         name, loop = self.model(order.model), asyncio.get_running_loop()
         events: asyncio.Queue[Any] = asyncio.Queue()
@@ -56,6 +60,7 @@ class Service:
 
         job = Job(work, tell, client=_client(request, order), id=request.state.request_id)
         gone = asyncio.ensure_future(_hung_up(request))
+        self._unanswered += 1
         try:
             self._submit(job)
             while True:
@@ -68,6 +73,7 @@ class Service:
         finally:
             self.jobs.cancel(job)
             gone.cancel()
+            self._unanswered -= 1
 
     def _submit(self, job: Job[Editors]) -> None:
         try:

@@ -10,11 +10,13 @@ from PIL import Image
 from bld import png
 from bld.apps.server.form import Order
 from bld.apps.server.measures import Measures
-from bld.editor import Editor, Preview
+from bld.editor import Editor, EditResult, Preview
 from bld.errors import InvalidInput
 from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray
 
+HOLES = ("alpha", "transparency")  # ways to read a mask that are meant for a photograph's own alpha
+LONGEST = {"jpeg": 65_500, "webp": 16_383}  # px, sides that such a file can have
 MAX_DRIFT = 1.0  # px, by which rounding may move a side of an asked size
 
 
@@ -86,6 +88,11 @@ def perform(
     )
     for stage, seconds in result.seconds.items():
         measures.stages.labels(stage).observe(seconds)
+    return _finished(order, result)
+
+
+def _finished(order: Order, result: EditResult) -> Finished:
+    """The best pictures of an edit, in the files that were asked for."""
     chosen = result.candidates[: order.n]
     photographs = [_visible(candidate.photograph, result.mask) for candidate in chosen]
     pictures = tuple(
@@ -94,8 +101,11 @@ def perform(
     )
     transparent = photographs[0].alpha is not None and order.background != "opaque"
     size = order.size or photographs[0].size
-    scaled = (f"result scaled to {size[1]}x{size[0]}",) if size != photographs[0].size else ()
-    return Finished(pictures, size, transparent, (*order.notes, *result.notes, *scaled))
+    scaled = size != photographs[0].size
+    notes = [f"result scaled to {size[1]}x{size[0]}"] * scaled
+    if photographs[0].pixels.dtype == np.uint16 and (scaled or order.output_format != "png"):
+        notes.append("16 bits written as 8")
+    return Finished(pictures, size, transparent, (*order.notes, *result.notes, *notes))
 
 
 def _visible(photograph: Photograph, mask: FloatArray) -> Photograph:
@@ -110,9 +120,20 @@ def _visible(photograph: Photograph, mask: FloatArray) -> Photograph:
 
 def _refuse_early(photograph: Photograph, order: Order) -> None:
     """Raise InvalidInput for results that cannot be had of a photograph, before it is edited."""
+    mode = order.options.mask_mode
+    if order.mask is None and photograph.alpha is None:
+        raise InvalidInput("mask is missing, and the image has no alpha channel to be one; send a mask")
+    if order.mask is None and mode not in HOLES:
+        raise InvalidInput(f"mask is missing, which mask_mode {mode} reads; send it, or leave mask_mode out")
     if order.background == "transparent" and photograph.alpha is None:
         raise InvalidInput("background is transparent, but the image is opaque; use background=auto")
     (height, width), (image_height, image_width) = order.size or photograph.size, photograph.size
+    longest, most = max(height, width), LONGEST.get(order.output_format)
+    if most and longest > most:
+        raise InvalidInput(
+            f"output_format {order.output_format} holds sides of {most} px at most, and the result has "
+            f"{longest}; use png, or a smaller size"
+        )
     of_width, of_height = image_height * width / image_width, image_width * height / image_height
     if abs(height - of_width) >= MAX_DRIFT and abs(width - of_height) >= MAX_DRIFT:
         raise InvalidInput(

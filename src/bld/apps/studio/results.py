@@ -2,6 +2,7 @@
 
 import html
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bld.apps.studio.canvas import canvas_size, reduced
 from bld.apps.studio.edits import close_up
 from bld.apps.studio.visit import Edit, Job, Visit
 from bld.editor import Candidate, EditResult
+from bld.errors import Cancelled
 from bld.images import Photograph, save_png, write_text_atomic
 from bld.masks import Box
 from bld.options import LoadOptions
@@ -31,27 +33,43 @@ edits/01/image.png and mask.png are what was edited (with the scribble, if there
 def keep(visit: Visit, job: Job, result: EditResult, loading: LoadOptions, ranker: str) -> Edit:
     """Write an edit into its visit's folder, and make it the one whose candidates are shown.
 
-    The folder is that of `bld edit`, and image.png and mask.png beside; paths in the record are those of
-    the session's zip.
+    Its folder is there once it is whole. Raises Cancelled if another photograph was opened meanwhile.
     """
-    number = visit.edits + 1
-    place = f"edits/{number:02d}"
-    folder = visit.folder / place
-    folder.mkdir(parents=True)
+    home, number = visit.folder, visit.edits + 1
+    folder = home / "edits" / f"{number:02d}"
+    try:
+        with tempfile.TemporaryDirectory(dir=home) as stage:
+            made = Path(stage) / folder.name
+            _write(made, job, result, loading, ranker)
+            folder.parent.mkdir(exist_ok=True)
+            made.rename(folder)
+    finally:
+        if visit.folder != home:  # which is gone, and what went wrong with it is nobody's to be told
+            raise Cancelled("another photograph was opened")
+    thumbnails = tuple(folder / _thumbnail(i) for i in range(len(result.candidates)))
+    visit.edits, visit.chosen, visit.edit = number, 0, Edit(job, result, folder, thumbnails)
+    return visit.edit
+
+
+def _write(folder: Path, job: Job, result: EditResult, loading: LoadOptions, ranker: str) -> None:
+    """An edit as `bld edit` leaves it, and beside it image.png, mask.png and what the page shows.
+
+    Paths in the record are those of the session's zip.
+    """
+    folder.mkdir()
     paths = {"image": folder / "image.png", "mask": folder / "mask.png"}
     save_png(paths["image"], job.source)
     save_png(paths["mask"], job.mask)
     chosen = ranker if result.ranker else "none"
     facts = record(result, Inputs(str(paths["image"]), str(paths["mask"]), loading, chosen))
-    facts["request"].update({what: f"{place}/{path.name}" for what, path in paths.items()})
+    facts["request"].update({what: f"edits/{folder.name}/{path.name}" for what, path in paths.items()})
     write(result, facts, folder, metadata=True)
-    thumbnails = []
     for i, candidate in enumerate(result.candidates):
-        thumbnails.append(folder / f"thumbnail-{i:02d}.webp")
-        close_up(candidate.photograph, result.crop.box, THUMBNAIL).save(thumbnails[-1], quality=90)
-    visit.edits, visit.chosen = number, 0
-    visit.edit = Edit(job, result, folder, tuple(thumbnails))
-    return visit.edit
+        close_up(candidate.photograph, result.crop.box, THUMBNAIL).save(folder / _thumbnail(i), quality=90)
+
+
+def _thumbnail(number: int) -> str:
+    return f"thumbnail-{number:02d}.webp"
 
 
 def gallery(edit: Edit) -> list[tuple[str, str]]:
