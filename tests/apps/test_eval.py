@@ -96,7 +96,7 @@ def test_a_damaged_baseline_is_one_line(
         (("glide-masked",), "make them with bld train glide"),
         ((f"blended-diffusion:{tmp_path}/nowhere.pt",), "no such file"),
         ((f"paintbyword:{tmp_path}/weights.pt",), "--allow-pickle"),
-        ((f"paintbyword:{tmp_path}/weights.pt", "--allow-pickle"), "cannot be read"),
+        ((f"paintbyword:{tmp_path}/weights.pt", "--allow-pickle"), "cannot read it"),
         ((f"glide-masked:{tmp_path}",), "cannot load its tokenizer"),
     ):
         code, _, err = bld("eval", "run", "--suite", suite, "--output", tmp_path / "run", "--methods", *words)
