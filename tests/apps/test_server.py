@@ -279,6 +279,12 @@ def test_a_key_that_is_none_is_refused(key: str) -> None:
         Settings(api_keys=("first", key))
 
 
+@pytest.mark.parametrize("origin", ["https://example.org/", "example.org", "HTTPS://example.org", ""])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(InvalidInput, match=r"--cors-origin .*: expected an origin"):
+        Settings(cors_origins=("*", "null", "http://localhost:3000", origin))
+
+
 def test_no_other_page_may_call_unless_it_is_named(server: Running) -> None:
     origin = {"origin": "https://example.org"}
     with server.http() as http:

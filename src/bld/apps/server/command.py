@@ -29,12 +29,14 @@ def _serve(
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 is every one")] = LOCAL,
     port: Annotated[int, typer.Option(help="0 takes a free one", min=0, max=65535)] = 8000,
     queue: Annotated[int, typer.Option(help="edits that may wait", min=0)] = DEFAULTS.queue,
-    timeout: Annotated[float, typer.Option(help="seconds for an edit, waiting included")] = DEFAULTS.timeout,
+    timeout: Annotated[
+        float, typer.Option(help="seconds for an edit, waiting included", min=1)
+    ] = DEFAULTS.timeout,
     max_body_mb: Annotated[int, typer.Option(help="largest request, in MB", min=1)] = DEFAULTS.max_body
     // 2**20,
     max_pixels: Annotated[int, typer.Option(help="largest picture, in pixels", min=1)] = DEFAULTS.max_pixels,
     url_lifetime: Annotated[
-        float, typer.Option(help="seconds that a result's URL is good for")
+        float, typer.Option(help="seconds that a result's URL is good for", min=1)
     ] = DEFAULTS.url_lifetime,
     api_key: Annotated[
         list[str] | None,

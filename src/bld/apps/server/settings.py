@@ -1,14 +1,17 @@
 """What the server is told beside its models; options of an edit are in bld.options alone."""
 
+import re
 from dataclasses import dataclass, field
 
 from bld.errors import InvalidInput
 from bld.options import EditOptions
 
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")  # as browsers send it
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Raises InvalidInput for a key that no request can send.
+    """Raises InvalidInput for a key that no request can send, and for an origin that no browser does.
 
     queue: edits that may wait. timeout: seconds from a request's arrival to its answer. max_body: bytes
     of a request, which must be there within upload_timeout seconds. max_pixels: of a picture.
@@ -32,3 +35,9 @@ class Settings:
     def __post_init__(self) -> None:
         if not all(key and key == key.strip() for key in self.api_keys):
             raise InvalidInput("--api-key: a key is empty or has blanks around it; give one without")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise InvalidInput(
+                    f"--cors-origin {origin}: expected an origin, with its scheme and without a path, such "
+                    "as https://example.org, or * for all"
+                )
