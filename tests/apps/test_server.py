@@ -2,8 +2,6 @@
 
 import base64
 import json
-import resource
-import signal
 import socket
 import threading
 import time
@@ -25,6 +23,7 @@ from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
 from bld.png import encode_png
 from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
+from tests.disk import full_disk
 from tests.tiny import GaussianModel
 
 IMAGE, MASK = encoded(PHOTO), encoded(HOLED)
@@ -332,16 +331,10 @@ def test_results_are_kept_up_to_a_size_and_the_oldest_go_first() -> None:
 
 def test_a_result_that_finds_no_room_on_the_disk_leaves_none_of_it() -> None:
     results = Results(lifetime=3600)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, largest[1]))
-    try:
+    with full_disk(16_000):
         kept = results.find(results.keep(bytes(8_000), "png"))
         with pytest.raises(OSError, match="too large"):
             results.keep(bytes(32_000), "png")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
-        signal.signal(signal.SIGXFSZ, ignored)
     assert kept is not None
     assert list(kept[0].parent.iterdir()) == [kept[0]]
     results.close()

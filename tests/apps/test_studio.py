@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import resource
 import shlex
 import signal
 import socket
@@ -33,6 +32,7 @@ from bld.errors import Cancelled
 from bld.images import Photograph, open_photograph
 from bld.masks import Box
 from bld.options import FIELDS, MAX_SEED, PRESETS, LoadOptions, preset
+from tests.disk import full_disk
 from tests.tiny import GatedModel, GaussianModel
 
 gr = pytest.importorskip("gradio", reason="the studio needs the extra [studio]")
@@ -580,15 +580,8 @@ def asked(tmp_path: Path) -> SimpleNamespace:
 
 def test_an_edit_that_could_not_be_kept_is_not_in_the_way_of_the_next(asked: SimpleNamespace) -> None:
     """The disk is full, and then it is not."""
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, largest[1]))
-    try:
-        with pytest.raises((OSError, InvalidInput)):
-            asked.kept()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with full_disk(16_000), pytest.raises((OSError, InvalidInput)):
+        asked.kept()
     with zipfile.ZipFile(results.session_zip(asked.visit)) as archive:
         assert "session.json" in archive.namelist()
     assert asked.kept().folder.name == "01"

@@ -41,8 +41,10 @@ class Order:
 
 
 async def read_order(form: FormData, *, max_pixels: int) -> Order:
-    """Check a form. Raises ApiError with the field that is wrong, what came and what was expected, and
-    InvalidInput for options that do not go together.
+    """Check a form.
+
+    Raises ApiError with the field that is wrong, what came and what was expected, and InvalidInput for
+    options that do not go together.
     """
     given = {name: value for name, value in form.multi_items() if name in FORM}
     for name in given:

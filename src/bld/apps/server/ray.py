@@ -87,8 +87,9 @@ def run(
     replicas: int,
     gpus: float | None,
 ) -> None:
-    """Deploy, print the address, and serve until a signal comes; what was accepted is done first, unless
-    another comes.
+    """Deploy, print the address, and serve until a signal comes.
+
+    What was accepted is done first, unless another signal comes.
     """
     stop, at_once = threading.Event(), threading.Event()
     with connected(address):
