@@ -1,4 +1,5 @@
-"""What each measure of the preset `fast` saves and costs: a row a rung, each with those above it.
+"""What each measure of the preset `fast` saves and costs: a row a rung, each with those above it; and what
+it does not take, a row each beside them: fewer steps of DDIM, and UniPC.
 
     python benchmarks/ladder.py --cases 16
 
@@ -22,11 +23,13 @@ from bld.options import PRESETS, LoadOptions
 
 PAPER, FAST = PRESETS["paper"], PRESETS["fast"]
 SOLVER = {**PAPER, **{name: FAST[name] for name in ("steps", "scheduler")}}
+UNIPC: dict[str, Any] = {**SOLVER, "scheduler": "unipc"}
 GUIDANCE = {**SOLVER, "guidance_end": FAST["guidance_end"]}
 DROPPING = {**GUIDANCE, "finalists": FAST["finalists"]}
 RUNGS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
     "ddim-20": {**PAPER, "steps": 20},
+    "unipc": UNIPC,
     "solver": SOLVER,
     "guidance": GUIDANCE,
     "dropping": DROPPING,

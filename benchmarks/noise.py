@@ -41,22 +41,23 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=4)
     given = parser.parse_args()
     editor, judge = Editor.from_pretrained(given.model), load_classifier("auto", given.model)
-    found: dict[str, list[tuple[float, float, float]]] = {"fresh": [], "fixed": []}
+    found: dict[str, list[list[tuple[float, float, float]]]] = {"fresh": [], "fixed": []}
     for seed, case in enumerate(cases(given.data, given.cases, drawn_mask)):
         task = checked(editor.model, case, seed=seed)
         masks, x = task.m_latent(task.options.steps), from_tensor(task.x())[0]
         seeds = [seed * given.candidates + i for i in range(given.candidates)]
         for name, by in (("fresh", blend), ("fixed", fixed)):
+            found[name].append([])
             for picture in sampled(editor.model, task, masks, seeds=seeds, by=by):
                 shares = judge.probabilities(judge.view(picture, task.seen_mask()))
                 place = label_index(judge.labels, case.name.name)
                 before, after = (255 * shown @ LUMA for shown in (x, picture))
                 jump = seam_score(before, after, task.seen_mask() > 0) or 0.0
-                found[name].append((float(shares[place]), float(place in likeliest(shares, 5)), jump))
+                found[name][-1].append((float(shares[place]), float(place in likeliest(shares, 5)), jump))
     print("| background noise | judge's probability | in its top 5 | seam |\n|---|---|---|---|")
     for name, rows in found.items():
-        p, hit, jump = np.array(rows).T
-        error = p.std() / len(p) ** 0.5
+        p, hit, jump = np.array(rows).mean(1).T  # of each edit: its candidates are no independent tries
+        error = p.std(ddof=1) / len(p) ** 0.5
         print(f"| {name} | {p.mean():.3f} +- {error:.3f} | {100 * hit.mean():.1f} % | {jump.mean():.2f} |")
 
 

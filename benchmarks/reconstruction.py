@@ -3,7 +3,7 @@
     python benchmarks/reconstruction.py --data DATA --output runs/reconstruction
 
 Each photograph is edited once; every way then finishes the same latent. Photographs have the model's own
-size, so that nothing is measured but what the ways do: no crop is resampled.
+size and are worked on whole, so that nothing is measured but what the ways do: no crop is resampled.
 """
 
 import argparse
@@ -94,6 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     options = {name: getattr(given, name) for name in ("tune_lr", "tune_steps", "tune_loss")}
     editor = Editor.from_pretrained(given.model, ranker="none")
+    editor.model.whole = True
     rows = measure(editor, given.data, given.photographs, given.ways, options)
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "rows.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,13 +157,15 @@ def ddim_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> li
     return deterministic(levels, range(len(levels)), predict, "v_prediction")
 
 
-def multistep_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> list[Step]:
-    """The package's own DPM-Solver++(2M) over an exact guess of z_0, on either kind of levels."""
+def multistep_steps(
+    levels: Sequence[Level], mean: torch.Tensor, spread: float, correct: bool = False
+) -> list[Step]:
+    """The package's own DPM-Solver++(2M) or UniPC over an exact guess of z_0, on either kind of levels."""
 
     def predict(z: torch.Tensor, t: float) -> torch.Tensor:
         return clean_given(z, levels[int(t)], mean, spread)
 
-    return multistep(levels, range(len(levels)), predict, "sample")
+    return multistep(levels, range(len(levels)), predict, "sample", correct)
 
 
 def flow_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> list[Step]:
@@ -179,13 +182,15 @@ def flow_steps(levels: Sequence[Level], mean: torch.Tensor, spread: float) -> li
     return [step(*pair) for pair in zip(levels, [*levels[1:], CLEAN], strict=True)]
 
 
-Family = Literal["ddim", "flow", "dpm++", "flow dpm++"]
+Family = Literal["ddim", "flow", "dpm++", "flow dpm++", "unipc", "flow unipc"]
 Maker = Callable[[Sequence[Level], torch.Tensor, float], list[Step]]
 FAMILIES: dict[Family, tuple[Callable[[int], list[Level]], Maker]] = {
     "ddim": (variance_preserving_levels, ddim_steps),
     "flow": (flow_levels, flow_steps),
     "dpm++": (variance_preserving_levels, multistep_steps),
     "flow dpm++": (flow_levels, multistep_steps),
+    "unipc": (variance_preserving_levels, partial(multistep_steps, correct=True)),
+    "flow unipc": (flow_levels, partial(multistep_steps, correct=True)),
 }
 
 COLOURS = {

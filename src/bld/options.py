@@ -19,7 +19,7 @@ TUNED: tuple[Reconstruction, ...] = ("latents", "decoder")  # by optimisation, s
 TuneLoss = Literal["mean", "area"]
 Tuner = Literal["paper", "fast"]
 RankBy = Literal["masked", "crop", "ensemble"]
-Scheduler = Literal["ddim", "dpm++"]
+Scheduler = Literal["ddim", "dpm++", "unipc"]
 Preset = Literal["paper", "fast"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -56,7 +56,7 @@ class EditOptions:
     )
     scheduler: Scheduler = _option(
         "ddim",
-        "ddim is the paper's, for flow matching Euler's step; dpm++ is DPM-Solver++(2M), which needs fewer "
+        "ddim is the paper's, for flow matching Euler's step; dpm++, DPM-Solver++(2M), and unipc need fewer "
         "steps; models distilled to jump keep their own",
     )
     strength: float = _option(

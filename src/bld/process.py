@@ -75,8 +75,7 @@ def _watched(step: Step, keep: Callable[[torch.Tensor], None]) -> Callable[[torc
 
     def denoise(z: torch.Tensor) -> torch.Tensor:
         z_fg = step.denoise(z)
-        remembered = step.memory.z_0 if step.memory else None
-        keep(step.guess(z, z_fg) if remembered is None else remembered)
+        keep(step.memory.guesses[-1] if step.memory else step.guess(z, z_fg))
         return z_fg
 
     return denoise

@@ -45,13 +45,13 @@ class Round:
 
 @dataclass(eq=False)
 class Running:
-    """A candidate in work. z, guess: 1 c h w; remembered: of a multistep solver, likewise."""
+    """A candidate in work. z, guess: 1 c h w; remembered: a multistep solver's guesses, likewise."""
 
     seed: int
     generator: torch.Generator
     z: torch.Tensor
     guess: torch.Tensor
-    remembered: torch.Tensor | None = None
+    remembered: tuple[torch.Tensor, ...] = ()
 
 
 def rounds(steps: int, candidates: int, finalists: int | None) -> list[Round]:
@@ -119,12 +119,13 @@ def advance(
     if part.first:
         left_off = (torch.cat([c.z for c in batch]), trajectory[part.first - 1].level_out)
         if memory:
-            memory.z_0 = torch.cat([c.remembered for c in batch if c.remembered is not None])
+            memory.guesses = tuple(
+                torch.cat(of_all) for of_all in zip(*(c.remembered for c in batch), strict=True)
+            )
     z = guess = z_init
     for state in guesses(trajectory[steps], z_init, m_latent[steps], generators, left_off):
         z, guess = state
         yield guess
-    remembered = None if memory is None else memory.z_0
     for i, candidate in enumerate(batch):
         candidate.z, candidate.guess = z[i : i + 1], guess[i : i + 1]
-        candidate.remembered = None if remembered is None else remembered[i : i + 1]
+        candidate.remembered = tuple(of_all[i : i + 1] for of_all in memory.guesses) if memory else ()

@@ -14,7 +14,7 @@ import torch
 
 from bld import Editor
 from bld.models.unet import UNetModel
-from bld.options import EditOptions, resolve
+from bld.options import EditOptions, Scheduler, resolve
 
 PROMPT, NEGATIVE, SCALE, STEPS = "a red apple", "a guitar", 5.0, 10
 NAMES, GRID = ["tiny", "sd1", "mini"], (8, 8)
@@ -158,27 +158,35 @@ def test_a_full_mask_is_what_the_stable_diffusion_pipeline_draws(
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:diffusers")  # of numpy 2
+@pytest.mark.parametrize("solver", ["dpm++", "unipc"])
 # From the start where there is some signal: of none the log-SNR is -inf, which diffusers takes for -8.3.
 @pytest.mark.parametrize(("name", "skipped"), [("sd1", 0), *((name, 3) for name in NAMES)])
 def test_multistep_lands_where_diffusers_does(
-    name: str, model: UNetModel, folders: dict[str, Path], skipped: int
+    name: str, model: UNetModel, folders: dict[str, Path], skipped: int, solver: Scheduler
 ) -> None:
-    """DPM-Solver++(2M) on the timesteps of our own trajectory, beside DPMSolverMultistepScheduler."""
-    from diffusers import DPMSolverMultistepScheduler
+    """On the timesteps of our own trajectory, beside diffusers' schedulers for the same two."""
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-    scheduler = DPMSolverMultistepScheduler.from_pretrained(
-        folders[name], subfolder="scheduler", algorithm_type="dpmsolver++", solver_order=2,
-        solver_type="midpoint", final_sigmas_type="zero",
-    )  # fmt: skip
+    kind, given = {
+        "dpm++": (
+            DPMSolverMultistepScheduler,
+            {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"},
+        ),
+        "unipc": (UniPCMultistepScheduler, {"predict_x0": True, "solver_order": 2, "solver_type": "bh2"}),
+    }[solver]
+    scheduler = kind.from_pretrained(folders[name], subfolder="scheduler", final_sigmas_type="zero", **given)
     asked = resolve(
         EditOptions(
-            steps=STEPS, scheduler="dpm++", guidance_scale=SCALE, negative_prompt=NEGATIVE,
+            steps=STEPS, scheduler=solver, guidance_scale=SCALE, negative_prompt=NEGATIVE,
             strength=1 - skipped / STEPS,
         ),
         steps=50, guidance_scale=1, shrink=False, soft_mask=False, feather=0,
     )  # fmt: skip
     timesteps = model._timesteps(_schedule(folders[name]), asked)
-    scheduler.set_timesteps(timesteps=timesteps)
+    scheduler.set_timesteps(len(timesteps))
+    scheduler.timesteps = torch.tensor(timesteps)
+    signals = scheduler.alphas_cumprod[scheduler.timesteps]
+    scheduler.sigmas = torch.cat([((1 - signals) / signals).sqrt(), torch.zeros(1)])
     tokens = model.tokenizer([NEGATIVE, PROMPT], padding="max_length", return_tensors="pt").input_ids
     texts = model.text_encoder(tokens)[0]
     z = reference = noise(model, seed=4)

@@ -17,7 +17,7 @@ from bld.masks import FloatArray
 from bld.options import PRESETS, EditOptions, LoadOptions, preset
 from bld.sample import batches, passes, rounds
 from bld.task import check
-from tests.tiny import TINY_SIZE, GaussianModel
+from tests.tiny import FAMILIES, TINY_SIZE, GaussianModel
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (TINY_SIZE, TINY_SIZE, 3)).astype(np.uint8)
 MASK = np.zeros((TINY_SIZE, TINY_SIZE), bool)
@@ -85,7 +85,7 @@ def test_small_pictures_are_denoised_more_at_a_time(side: int, together: int) ->
 # --- the candidates ---
 
 
-@pytest.mark.parametrize("family", ["ddim", "flow", "dpm++", "flow dpm++"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_finalist_is_the_same_picture_as_without_dropping(family: Any) -> None:
     """To the bit, for each step's noise is its own, and a solver's memory goes with its candidate."""
     whole = edit(Editor(GaussianModel(family), Reddest()), candidates=9)

@@ -28,12 +28,13 @@ CLEAN = Level(1.0, 0.0)
 
 @dataclass
 class Memory:
-    """What a multistep solver keeps of the step before: the model's guess of the clean latents, b c h w.
+    """What a multistep solver keeps of the steps before: the model's last guesses of the clean latents.
 
-    It belongs to the rows of a batch: whoever goes on with some of them alone gives the memory theirs.
+    guesses: three at most, b c h w each, the newest last. They belong to the rows of a batch: whoever goes on
+    with some of them alone gives the memory theirs.
     """
 
-    z_0: torch.Tensor | None = None
+    guesses: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -66,11 +67,15 @@ def multistep(
     timesteps: Sequence[float],
     predict: Callable[[torch.Tensor, float], torch.Tensor],
     prediction: Prediction,
+    correct: bool = False,
 ) -> list[Step]:
     """DPM-Solver++(2M) (Lu et al. 2022): a step goes towards z_0 as the last two guesses extrapolate it.
 
     The same step as `deterministic` otherwise; its first and its last are that one's. What is remembered
-    is the model's guess and not z, so the background that is put back between two steps does no harm.
+    are the model's guesses and not z, so the background that is put back between two steps does no harm.
+
+    correct: UniPC of second order (Zhao et al. 2023, with B_2), which is the same step from a z that is
+    first moved by what the guess made there says of the step before.
     """
     memory = Memory()
     lambdas = [math.log(signal / sigma) if signal else -math.inf for signal, sigma in levels]
@@ -83,9 +88,12 @@ def multistep(
 
         def denoise(z: torch.Tensor) -> torch.Tensor:
             z_0, eps = clean_and_noise(predict(z, timesteps[i]), z, level_in, prediction)
-            before, memory.z_0 = memory.z_0, z_0
-            if ahead and before is not None:
-                z_0 = z_0 + ahead * (z_0 - before)
+            memory.guesses = (*memory.guesses, z_0)[-3:]
+            if correct:
+                z = z + level_in.signal * correction(lambdas[: i + 1], memory.guesses)
+            if ahead and len(memory.guesses) > 1:
+                z_0 = z_0 + ahead * (z_0 - memory.guesses[-2])
+            if ahead or correct:
                 eps = (z - level_in.signal * z_0) / level_in.sigma
             return level_out.noise(z_0, eps)
 
@@ -94,7 +102,31 @@ def multistep(
     return [step(i, level_out) for i, level_out in enumerate([*levels[1:], CLEAN])]
 
 
-SOLVERS: dict[Scheduler, Callable[..., list[Step]]] = {"ddim": deterministic, "dpm++": multistep}
+def correction(lambdas: Sequence[float], guesses: Sequence[torch.Tensor]) -> torch.Tensor | float:
+    """How far UniPC moves z, as a share of the signal: by what its last step did not know of z_0 yet.
+
+    lambdas: log(signal / sigma) of the levels up to that of z; guesses: of z_0, on the last two or three.
+    It depends on the guesses alone, so what was blended into z since stays.
+    """
+    if len(guesses) < 2:
+        return 0.0
+    h = lambdas[-1] - lambdas[-2]
+    done, change = -math.expm1(-h), guesses[-1] - guesses[-2]
+    if len(guesses) == 2:
+        return done / 2 * change
+    r = (lambdas[-2] - lambdas[-3]) / h
+    expected = (guesses[-2] - guesses[-3]) / r
+    b_1 = 1 / done - 1 / h
+    b_2 = 1 / done - 2 * b_1 / h
+    rho = (b_1 - b_2) / (1 + r)
+    return done * ((b_1 - rho) * change + (rho - 0.5) * expected)
+
+
+SOLVERS: dict[Scheduler, Callable[..., list[Step]]] = {
+    "ddim": deterministic,
+    "dpm++": multistep,
+    "unipc": partial(multistep, correct=True),
+}
 
 
 def consistency(
