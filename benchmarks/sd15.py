@@ -1,7 +1,7 @@
 """A checkpoint of Stable Diffusion 1.5's size with random weights, to measure what its arithmetic costs.
 
     python benchmarks/sd15.py runs/sd15
-    bld bench --model runs/sd15 --cases 0 --candidates 1 --steps 2 --no-reconstruct --output runs/bench-sd15
+    bld bench --model runs/sd15 --cases 0 --candidates 2 --steps 4 --no-reconstruct --output runs/bench-sd15
 
 Its pictures are noise, and it has neither a ranker nor a judge. Weights are written in bfloat16, 2.1 GB.
 """
