@@ -142,6 +142,21 @@ def test_a_multistep_solver_remembers_what_the_model_said_and_not_what_became_of
     assert {id(step.memory) for step in steps} == {id(steps[0].memory)}
 
 
+def test_unipc_corrects_by_the_guesses_alone_so_that_what_was_blended_into_z_stays() -> None:
+    levels = variance_preserving_levels(4)
+
+    def third(z: float, correct: bool = True) -> float:
+        said = iter([0.0, 1.0, 3.0])
+        steps = multistep(levels, range(4), lambda z, t: torch.full_like(z, next(said)), "sample", correct)
+        for step in steps[:2]:
+            step.denoise(torch.zeros(1))
+        return float(steps[2].denoise(torch.tensor([z])))
+
+    share = levels[3].sigma / levels[2].sigma
+    assert third(0.9) - third(0.4) == pytest.approx(0.5 * share, abs=1e-6)  # float32
+    assert third(0.4) != third(0.4, correct=False)
+
+
 @given(st.floats(-1, 1), st.floats(0.1, 1), st.floats(0.1, 1.4))
 def test_the_tests_own_denoiser_is_the_posterior_mean(z: float, spread: float, angle: float) -> None:
     """Against the same expectation by numerical integration: tests/tiny.py has to be right too."""
