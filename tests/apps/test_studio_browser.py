@@ -207,7 +207,7 @@ def test_an_artist_edits_a_photograph_with_the_bundled_model(
         advanced(page, steps=6)
         page.click("#bld-advanced button")
         page.fill("#bld-seed :is(input, textarea)", "2")
-        page.fill("#bld-prompt textarea", "a red apple")
+        page.fill("#bld-prompt textarea", "a star")
         page.click("#bld-edit")
         status(page, "left")
         page.wait_for_selector("#bld-preview img")
@@ -247,7 +247,7 @@ def test_an_artist_edits_a_photograph_with_the_bundled_model(
             archive.extractall(tmp_path / "home")
         session = Session.load(tmp_path / "home")
         assert session.current == 0
-        assert session.revisions[1].made["prompt"] == "a red apple"
+        assert session.revisions[1].made["prompt"] == "a star"
         np.testing.assert_array_equal(session.photograph.pixels, data.coffee())
 
 
