@@ -208,6 +208,8 @@ def test_an_artist_edits_a_photograph_with_the_bundled_model(
         page.click("#bld-advanced button")
         page.fill("#bld-seed :is(input, textarea)", "2")
         page.fill("#bld-prompt textarea", "a star")
+        page.click("#bld-reconstruct input")
+        page.click("[role='option'] >> text=poisson")
         page.click("#bld-edit")
         status(page, "left")
         page.wait_for_selector("#bld-preview img")
@@ -229,6 +231,7 @@ def test_an_artist_edits_a_photograph_with_the_bundled_model(
         assert facts["candidate"]["number"] == 1
         assert facts["candidate"]["background_max_error"] == 0
         assert facts["request"]["steps"] == 6
+        assert facts["request"]["reconstruct"] == "poisson"
         page.click("#bld-repeat")
         page.wait_for_function(
             "seed => document.querySelector('#bld-seed :is(input, textarea)').value === seed",
