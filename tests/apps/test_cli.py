@@ -269,6 +269,29 @@ def test_a_second_edit_replaces_the_first_and_no_more(edit: Run, tmp_path: Path)
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
 
 
+def test_what_an_edit_is_made_from_is_not_replaced_by_it(
+    edit: Run, bld: Run, tmp_path: Path, mask: Path
+) -> None:
+    assert edit()[0] == 0
+    out = tmp_path / "out"
+    (tmp_path / "link").symlink_to(out)
+    (out / "mask.png").write_bytes(mask.read_bytes())
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for run, words in [
+        (edit, ["--image", out / "result.png"]),
+        (edit, ["--image", tmp_path / "link" / "candidates" / "01.png"]),
+        (edit, ["--mask", out / "grid.png", "--output", tmp_path / "link"]),
+        (bld, ["reconstruct", out, "--output", out]),
+    ]:
+        code, _, err = run(*words)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert "would be replaced; choose another folder" in err
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert edit("--image", out / "result.png", "--mask", out / "mask.png", "--output", tmp_path / "b")[0] == 0
+    assert bld("reconstruct", tmp_path / "b", "--output", out)[0] == 2
+    assert edit("--mask", out / "mask.png")[0] == 0, "it stays where it is"
+
+
 def test_single_flags_go_on_top_of_a_preset(edit: Run, tmp_path: Path) -> None:
     edit("--preset", "paper")
     request = json.loads((tmp_path / "out" / "edit.json").read_text())["request"]

@@ -111,7 +111,7 @@ def edit(
     from bld.apps.record import Inputs, record
 
     refuse_unreadable(image, mask, options)
-    with staged(output) as stage:
+    with staged(output, read=(image, mask)) as stage:
         with shown(quiet=as_json) as (status, progress):
             status(f"loading {model}")
             from bld.editor import Editor
@@ -160,11 +160,12 @@ def reconstruct(
     from bld.apps.progress import quiet_libraries, shown
     from bld.apps.record import Inputs, record
 
-    latents = read_latents(folder / "latents.safetensors").of(numbers)
+    kept = folder / "latents.safetensors"
+    latents = read_latents(kept).of(numbers)
     asked = facts["request"]
     inputs = Inputs(asked["image"], asked["mask"], loading(facts), asked.get("ranker") or "none")
     target = output or folder / options.reconstruct
-    with staged(target) as stage:
+    with staged(target, read=(kept, inputs.image, inputs.mask)) as stage:
         with shown(quiet=as_json) as (status, progress):
             status(f"loading {asked['model']}")
             from bld.editor import Editor
@@ -216,7 +217,9 @@ def visualize(
     refuse_unreadable(image, mask, options)
     if mp4:
         pictures.film_writer()  # or it says what to install
-    with staged(output, ("strip.png", "latents.png", "process.gif", "process.mp4")) as stage:
+    with staged(
+        output, ("strip.png", "latents.png", "process.gif", "process.mp4"), read=(image, mask)
+    ) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()

@@ -204,7 +204,7 @@ def sensitivity(
         seen = (picture * (0.35 + 0.65 * variant.mask[..., None])).astype(np.uint8)
         return variant.label, fitted(Image.fromarray(seen), TILE)
 
-    with staged(output, ("sensitivity.png",)) as stage:
+    with staged(output, ("sensitivity.png",), read=(image, mask)) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()

@@ -25,24 +25,18 @@ TILE, COLUMNS = 256, 6  # grid: largest side of a tile in px, tiles in a row
 
 
 @contextmanager
-def staged(folder: Path, entries: Sequence[str] = ENTRIES) -> Iterator[Path]:
+def staged(
+    folder: Path, entries: Sequence[str] = ENTRIES, *, read: Sequence[str | Path] = ()
+) -> Iterator[Path]:
     """A folder to write `entries` into that takes its place as `folder` when the block ends well.
 
     What an earlier run left there is replaced, other files stay. If the block fails, or is
-    interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written, or
-    holds files of an edit's names without an edit's record.
+    interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written,
+    holds files of an edit's names without an edit's record, or one of `read`, which would be lost.
     """
     made: list[Path] = []
     try:
-        if folder.exists() and not folder.is_dir():
-            raise InvalidInput(f"--output {folder}: a file of that name is in the way")
-        if RECORD in entries and not (folder / RECORD).exists():
-            foreign = [entry for entry in entries if (folder / entry).exists()]
-            if foreign:
-                raise InvalidInput(
-                    f"--output {folder}: {foreign[0]} is there, but no {RECORD}, so bld did not write it; "
-                    "choose another folder"
-                )
+        _refuse(folder, entries, read)
         if folder.exists() and not os.access(folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
         made = _make_parents(folder)
@@ -62,6 +56,25 @@ def staged(folder: Path, entries: Sequence[str] = ENTRIES) -> Iterator[Path]:
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         _remove(made)
+
+
+def _refuse(folder: Path, entries: Sequence[str], read: Sequence[str | Path]) -> None:
+    """Raise InvalidInput if writing `entries` would cost a file: somebody's, or one that is read for it."""
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInput(f"--output {folder}: a file of that name is in the way")
+    if RECORD in entries and not (folder / RECORD).exists():
+        foreign = [entry for entry in entries if (folder / entry).exists()]
+        if foreign:
+            raise InvalidInput(
+                f"--output {folder}: {foreign[0]} is there, but no {RECORD}, so bld did not write it; "
+                "choose another folder"
+            )
+    for path in read:
+        real = Path(path).resolve()
+        if any(real.is_relative_to(folder.resolve() / entry) for entry in entries):
+            raise InvalidInput(
+                f"--output {folder}: {path} is read for this and would be replaced; choose another folder"
+            )
 
 
 def _make_parents(folder: Path) -> list[Path]:
