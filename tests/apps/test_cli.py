@@ -144,10 +144,20 @@ def test_visualize_shows_the_steps(bld: Run, model: Path, photo: Path, mask: Pat
     assert code == 0
     assert "process.gif  seed 1" in out
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
-        "latents.png", "process.gif", "process.mp4", "strip.png",
+        "latents.png", "process.gif", "process.json", "process.mp4", "strip.png",
     ]  # fmt: skip
     with Image.open(tmp_path / "p" / "process.gif") as gif:
         assert gif.n_frames == 3
+    assert json.loads((tmp_path / "p" / "process.json").read_text())["request"]["seed"] == 1
+    for film in (False, True):  # its own goes with the other pictures, somebody else's stays
+        code, _, err = bld("visualize", *words, "--frames", 2, "--output", tmp_path / "p")
+        assert code == 0, err
+        assert (tmp_path / "p" / "process.mp4").exists() == film
+        (tmp_path / "p" / "process.mp4").write_text("mine")
+    (tmp_path / "p" / "process.json").unlink()
+    code, _, err = bld("visualize", *words, "--output", tmp_path / "p")
+    assert code == 2
+    assert "strip.png is there, but no process.json" in err
     code, _, err = bld("visualize", *words[:-4], "--steps", 0, "--output", tmp_path / "q")
     assert (code, (tmp_path / "q").exists()) == (2, False)
     assert "--steps 0" in err
@@ -160,6 +170,11 @@ def test_sensitivity_makes_one_sheet(bld: Run, model: Path, photo: Path, mask: P
     assert "sensitivity.png  6 variants" in out
     with Image.open(tmp_path / "s" / "sensitivity.png") as sheet:
         assert sheet.width == 3 * (192 + 4) + 4
+    assert json.loads((tmp_path / "s" / "sensitivity.json").read_text())["request"]["steps"] == 2
+    (tmp_path / "s" / "sensitivity.json").unlink()
+    code, _, err = bld("eval", "sensitivity", *words, "--seeds", 2, "--output", tmp_path / "s")
+    assert code == 2
+    assert "sensitivity.png is there, but no sensitivity.json" in err
     code, _, err = bld("eval", "sensitivity", *words[:-2], "--steps", 0, "--output", tmp_path / "t")
     assert (code, (tmp_path / "t").exists()) == (2, False)
     assert "--steps 0" in err

@@ -208,8 +208,9 @@ def visualize(
     """Show an edit as it happens: the picture guessed after each step, and the mask in force."""
     options = EditOptions(**{"candidates": 1, **changes})
     from bld.apps import visualize as pictures
-    from bld.apps.output import staged
+    from bld.apps.output import staged, write_request
     from bld.apps.progress import quiet_libraries, shown
+    from bld.apps.record import Inputs, requested
     from bld.models.load import load_model
     from bld.process import process
     from bld.task import check
@@ -217,9 +218,9 @@ def visualize(
     refuse_unreadable(image, mask, options)
     if mp4:
         pictures.film_writer()  # or it says what to install
-    with staged(
-        output, ("strip.png", "latents.png", "process.gif", "process.mp4"), read=(image, mask)
-    ) as stage:
+    film = (pictures.FILM,) if mp4 or pictures.has_film(output) else ()
+    entries = (*pictures.ENTRIES, *film)
+    with staged(output, entries, record=pictures.RECORD, read=(image, mask)) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()
@@ -233,7 +234,9 @@ def visualize(
         pictures.latents(seen[-1]).save(stage / "latents.png")
         pictures.write_gif(seen, stage / "process.gif")
         if mp4:
-            pictures.write_mp4(seen, stage / "process.mp4")
+            pictures.write_mp4(seen, stage / pictures.FILM)
+        inputs = Inputs(str(image), str(mask), loading, "none")
+        write_request(requested(inputs, prompt, model, task.options), stage / pictures.RECORD)
     typer.echo(f"{output / 'process.gif'}  seed {task.seeds[0]}")
 
 

@@ -189,8 +189,9 @@ def sensitivity(
     from PIL import Image
 
     from bld.apps.contact import Tile, contact_sheet, fitted
-    from bld.apps.output import staged
+    from bld.apps.output import staged, write_request
     from bld.apps.progress import quiet_libraries, shown
+    from bld.apps.record import Inputs, requested
     from bld.editor import Editor
     from bld.evaluation.sensitivity import Variant, prepare
     from bld.images import to_pil
@@ -204,7 +205,8 @@ def sensitivity(
         seen = (picture * (0.35 + 0.65 * variant.mask[..., None])).astype(np.uint8)
         return variant.label, fitted(Image.fromarray(seen), TILE)
 
-    with staged(output, ("sensitivity.png",), read=(image, mask)) as stage:
+    record = "sensitivity.json"
+    with staged(output, ("sensitivity.png", record), record=record, read=(image, mask)) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()
@@ -220,4 +222,6 @@ def sensitivity(
                 rows.append([asked(variant), *edits])
             progress("variants", len(series), len(series))
         contact_sheet(rows).save(stage / "sensitivity.png")
+        inputs = Inputs(str(image), str(mask), loading, "none")
+        write_request(requested(inputs, prompt, model, same), stage / record)
     typer.echo(f"{output / 'sensitivity.png'}  {len(rows)} variants, seeds from {same.seed}")

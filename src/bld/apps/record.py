@@ -53,15 +53,7 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
     """
     return {
         "format": FORMAT,
-        "request": {
-            "image": inputs.image,
-            "mask": inputs.mask,
-            "prompt": result.prompt,
-            "model": result.model,
-            **dataclasses.asdict(inputs.loading),
-            "ranker": inputs.ranker,
-            **dataclasses.asdict(result.options),
-        },
+        "request": requested(inputs, result.prompt, result.model, result.options),
         "inputs_sha256": {
             "image": inputs.sha256[0] or _sha256(inputs.image),
             "mask": inputs.sha256[1] or _sha256(inputs.mask),
@@ -95,6 +87,19 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
                 for name in ("blended-latent-diffusion", "torch", "diffusers", "transformers")
             },
         },
+    }
+
+
+def requested(inputs: Inputs, prompt: str, model: str, options: EditOptions) -> dict[str, Any]:
+    """What was asked for."""
+    return {
+        "image": inputs.image,
+        "mask": inputs.mask,
+        "prompt": prompt,
+        "model": model,
+        **dataclasses.asdict(inputs.loading),
+        "ranker": inputs.ranker,
+        **dataclasses.asdict(options),
     }
 
 
