@@ -1,6 +1,6 @@
 """From what was asked to what will be done: everything about an edit that is decided before it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import shorten
 
 import numpy as np
@@ -108,11 +108,7 @@ def check(
         feather=half_a_cell,
         batch_size=min(max(4, BATCH_CELLS // (grid[0] * grid[1])), 16),
     )
-    if options.negative_prompt and not model.guides(resolved.guidance_scale or 1):
-        prompt_notes.append(
-            f"{model.name} heeds no negative prompt at --guidance-scale {resolved.guidance_scale}"
-        )
-    notes = (*prompt_notes, *photograph.notes, *mask_notes, *note)
+    notes = (*prompt_notes, *_unguided(model, resolved), *photograph.notes, *mask_notes, *note)
     return Task(photograph, edited, crop, grid, prompt, resolved, notes)
 
 
@@ -127,6 +123,17 @@ def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tu
         if cut:
             notes.append(f"the {what} was cut before {cut!r}")
     return prompt, notes
+
+
+def _unguided(model: LatentModel, options: EditOptions) -> list[str]:
+    """What is to be said where guidance, or a negative prompt, was asked for and has no effect."""
+    if model.guides(options):
+        return []
+    unheeded = f"{model.name} heeds no negative prompt"
+    if model.guides(replace(options, guidance_start=0.0, guidance_end=1.0)):
+        asked = f"--guidance-start {options.guidance_start} and --guidance-end {options.guidance_end}"
+        return [f"guidance acts in no step, and {unheeded}: none lies between {asked}"]
+    return [f"{unheeded} at --guidance-scale {options.guidance_scale}"] if options.negative_prompt else []
 
 
 def excess(model: LatentModel, text: str) -> str:

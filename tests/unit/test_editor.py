@@ -415,6 +415,31 @@ def test_a_long_prompt_is_cut_where_that_is_allowed(editor: Editor) -> None:
     np.testing.assert_array_equal(pixels(result), pixels(edit(editor)))
 
 
+@pytest.mark.parametrize(
+    ("asked", "note"),
+    [
+        ({"negative_prompt": "a cat"}, None),
+        ({"guidance_scale": 1}, None),
+        ({"guidance_scale": 1, "negative_prompt": "a cat"}, "heeds no negative prompt at --guidance-scale 1"),
+        ({"guidance_start": 1.0}, "guidance acts in no step"),
+        (
+            {"guidance_end": 0.49, "steps": 1},
+            "none lies between --guidance-start 0.0 and --guidance-end 0.49",
+        ),
+        ({"guidance_end": 0.5, "steps": 1}, None),
+        ({"guidance_end": 0.2, "strength": 0.5}, "guidance acts in no step"),
+        ({"guidance_end": 0.2, "guidance_scale": 1}, None),
+    ],
+)
+def test_guidance_that_acts_nowhere_is_said(
+    tiny_editor: Editor, asked: dict[str, Any], note: str | None
+) -> None:
+    task = check(tiny_editor.model, PHOTO, MASK, "a cat", EditOptions(**{"steps": 4, **asked}))
+    found = [line for line in task.notes if "guidance" in line]
+    assert len(found) == (note is not None)
+    assert (note or "") in "".join(found)
+
+
 def test_a_networks_own_limit_is_shown_as_text(tiny_editor: Editor) -> None:
     """The tiny tokenizer holds 46 one-token words; the rest comes back as it was written."""
     long = " ".join(["a"] * 46) + " cat on a table"
