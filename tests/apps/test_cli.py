@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from bld.apps.flags import GROUPS, with_edit_options
-from bld.apps.record import command, read
+from bld.apps.record import changed_inputs, command, digest, read
+from bld.models import load
 from bld.options import FIELDS
 from tests.apps.conftest import Run
 from tests.tiny import tiny_clip
@@ -260,6 +261,30 @@ def test_info_says_when_an_input_has_changed(
     _, out, _ = bld("info", tmp_path / "out" / "result.png")
     assert f"image {photo} has changed since" in out
     assert f"mask {mask} is not there" in out
+
+
+def test_the_record_is_of_the_files_that_were_edited(
+    edit: Run, bld: Run, photo: Path, mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may write to them, or remove them, while the model is at work."""
+
+    def disturbed(*given: Any, **options: Any) -> Any:
+        photo.write_bytes(contents[mask])
+        mask.unlink()
+        return load_model(*given, **options)
+
+    contents, load_model = {path: path.read_bytes() for path in (photo, mask)}, load.load_model
+    monkeypatch.setattr("bld.editor.load_model", disturbed)
+    monkeypatch.setattr("bld.models.load.load_model", disturbed)
+    out = tmp_path / "out"
+    for run, words, folder in ((edit, (), out), (bld, ("reconstruct", out), out / "stitch")):
+        code, _, err = run(*words)
+        assert code == 0, err
+        for path, content in contents.items():
+            path.write_bytes(content)
+        found = json.loads((folder / "edit.json").read_text())["inputs_sha256"]
+        assert found == {"image": digest(contents[photo]), "mask": digest(contents[mask])}
+        assert changed_inputs(read(folder / "result.png")) == []
 
 
 def test_no_metadata_leaves_the_pngs_silent(edit: Run, bld: Run, tmp_path: Path) -> None:

@@ -108,9 +108,11 @@ def edit(
         raise InvalidInput("the prompt is empty: say what to draw inside the mask")
     from bld.apps.output import staged, write
     from bld.apps.progress import quiet_libraries, shown
-    from bld.apps.record import Inputs, record
+    from bld.apps.record import Inputs, digest, record
 
     refuse_unreadable(image, mask, options)
+    given = image.read_bytes(), mask.read_bytes()  # what is recorded is what is edited, whatever comes after
+    sha256 = digest(given[0]), digest(given[1])
     with staged(output, read=(image, mask)) as stage:
         with shown(quiet=as_json) as (status, progress):
             status(f"loading {model}")
@@ -118,9 +120,9 @@ def edit(
 
             quiet_libraries()
             editor = Editor.from_pretrained(model, ranker=ranker, options=loading)
-            result = editor.edit(image, mask, prompt, options=options, progress=progress)
+            result = editor.edit(*given, prompt, options=options, progress=progress)
         chosen = ranker if result.ranker else "none"  # a later version of the model may have one
-        facts = record(result, Inputs(str(image), str(mask), loading, chosen))
+        facts = record(result, Inputs(str(image), str(mask), loading, chosen, sha256))
         write(result, facts, stage, metadata=not no_metadata)
     report(result, facts, output, as_json=as_json)
 
@@ -163,7 +165,9 @@ def reconstruct(
     kept = folder / "latents.safetensors"
     latents = read_latents(kept).of(numbers)
     asked = facts["request"]
-    inputs = Inputs(asked["image"], asked["mask"], loading(facts), asked.get("ranker") or "none")
+    given = Path(asked["image"]).read_bytes(), Path(asked["mask"]).read_bytes()
+    sha256 = facts["inputs_sha256"]["image"], facts["inputs_sha256"]["mask"]
+    inputs = Inputs(asked["image"], asked["mask"], loading(facts), asked.get("ranker") or "none", sha256)
     target = output or folder / options.reconstruct
     with staged(target, read=(kept, inputs.image, inputs.mask)) as stage:
         with shown(quiet=as_json) as (status, progress):
@@ -175,9 +179,7 @@ def reconstruct(
             editor = Editor(load_model(asked["model"], inputs.loading))
             if editor.model.revision != facts["model"]["revision"]:
                 raise InvalidInput(f"{folder} was made by other weights of {asked['model']}: edit anew")
-            result = editor.finish(
-                inputs.image, inputs.mask, asked["prompt"], latents, options=options, progress=progress
-            )
+            result = editor.finish(*given, asked["prompt"], latents, options=options, progress=progress)
         scored = [  # when it was ranked
             dataclasses.replace(candidate, score=facts["candidates"][number]["score"])
             for number, candidate in zip(numbers, result.candidates, strict=True)
