@@ -24,6 +24,7 @@ from bld.options import EditOptions, resolve
 
 BATCH_CELLS = 4 * 64 * 64  # latent cells denoised together: four pictures of 512 px
 MOST_QUOTED = 200  # characters of a prompt, in a message
+HIDDEN = "the photograph is transparent within the mask, and keeps its alpha: there the edit does not show"
 FAINT = 0.01  # of a mask: less than 3 of 255 grey levels from black, or from white
 
 
@@ -108,7 +109,9 @@ def check(
         feather=half_a_cell,
         batch_size=min(max(4, BATCH_CELLS // (grid[0] * grid[1])), 16),
     )
-    notes = (*prompt_notes, *_unguided(model, resolved), *photograph.notes, *mask_notes, *note)
+    hidden = photograph.alpha is not None and bool((photograph.alpha[edited > 0] == 0).any())
+    told = [*note, *[HIDDEN] * hidden, *_unguided(model, resolved)]
+    notes = (*prompt_notes, *photograph.notes, *mask_notes, *told)
     return Task(photograph, edited, crop, grid, prompt, resolved, notes)
 
 

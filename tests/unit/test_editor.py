@@ -26,7 +26,7 @@ from bld.masks import Box, Crop
 from bld.models.unet import UNetModel
 from bld.options import EditOptions
 from bld.png import encode_png
-from bld.task import Task, check
+from bld.task import HIDDEN, Task, check
 from tests.tiny import TINY_SIZE, GaussianModel
 
 RNG = np.random.default_rng(0)
@@ -199,6 +199,16 @@ def test_a_result_says_what_was_asked_and_how_long_it_took(editor: Editor) -> No
 
 
 # --- what a photograph carries ---
+
+
+def test_an_edit_of_what_is_transparent_is_said(editor: Editor) -> None:
+    alpha = np.full(MASK.shape, 255, np.uint8)
+    alpha[:10] = 0  # outside the mask
+    assert HIDDEN not in edit(editor, np.dstack([PHOTO, alpha])).notes
+    alpha[30, 40] = 0
+    result = edit(editor, np.dstack([PHOTO, alpha]))
+    assert HIDDEN in result.notes
+    np.testing.assert_array_equal(result.best.photograph.alpha, alpha)
 
 
 def test_alpha_profile_and_16_bits_are_kept(editor: Editor) -> None:
