@@ -22,6 +22,7 @@ from bld.errors import InvalidInput
 from bld.options import PRESETS, EditOptions, LoadOptions, Reconstruction
 
 TILE = 192  # px, longer side
+DARK = 0.65  # of a tile, where the photograph stays as it is
 
 app = typer.Typer(name="eval", help="Measure edits as the paper does.", invoke_without_command=True)
 
@@ -201,9 +202,10 @@ def sensitivity(
 
     def asked(variant: Variant) -> Tile:
         """The photograph, dark where it stays as it is."""
-        picture = np.asarray(to_pil(variant.photograph).convert("RGB"))
-        seen = (picture * (0.35 + 0.65 * variant.mask[..., None])).astype(np.uint8)
-        return variant.label, fitted(Image.fromarray(seen), TILE)
+        picture = to_pil(variant.photograph).convert("RGB")
+        shade = Image.fromarray(np.rint(255 * (1 - variant.mask) * DARK).astype(np.uint8))
+        picture.paste("black", mask=shade)
+        return variant.label, fitted(picture, TILE)
 
     record = "sensitivity.json"
     with staged(output, ("sensitivity.png", record), record=record, read=(image, mask)) as stage:
