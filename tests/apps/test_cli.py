@@ -238,6 +238,12 @@ def test_reconstruct_wants_the_folder_as_the_edit_left_it(
         code, _, err = bld("reconstruct", out)
         assert code == 2
         assert "not the latents of an edit, or damaged" in err
+    edit("--candidates", 1, "--output", tmp_path / "other")
+    (out / "latents.safetensors").write_bytes((tmp_path / "other" / "latents.safetensors").read_bytes())
+    for number in (0, 1):
+        code, _, err = bld("reconstruct", out, "--candidates", number)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert "and edit.json are of two edits (1 latents, 2 candidates" in err
     (out / "latents.safetensors").write_bytes(kept)
     photo.write_bytes(photo.read_bytes() + b" ")
     code, _, err = bld("reconstruct", out)

@@ -163,7 +163,7 @@ def reconstruct(
     from bld.apps.record import Inputs, record
 
     kept = folder / "latents.safetensors"
-    latents = read_latents(kept).of(numbers)
+    latents = read_latents(kept, [candidate["seed"] for candidate in facts["candidates"]]).of(numbers)
     asked = facts["request"]
     given = Path(asked["image"]).read_bytes(), Path(asked["mask"]).read_bytes()
     sha256 = facts["inputs_sha256"]["image"], facts["inputs_sha256"]["mask"]

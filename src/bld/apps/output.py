@@ -147,18 +147,24 @@ def write_latents(latents: Latents, path: Path) -> None:
     save_file({name: z.cpu().contiguous() for name, z in tensors.items()}, path, metadata=seeds)
 
 
-def read_latents(path: Path) -> Latents:
-    """What `write_latents` kept. Raises InvalidInput if there is none, or if the file is damaged."""
+def read_latents(path: Path, seeds: Sequence[int]) -> Latents:
+    """What `write_latents` kept of candidates of these seeds. Raises InvalidInput for any other file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise InvalidInput(f"{path}: no such file; give the output folder of bld edit")
     try:
         with safe_open(path, framework="pt") as file:
-            seeds = tuple(json.loads(file.metadata()["seeds"]))
-            return Latents(file.get_tensor("z_init"), file.get_tensor("z_0"), seeds)
+            kept = tuple(json.loads(file.metadata()["seeds"]))
+            latents = Latents(file.get_tensor("z_init"), file.get_tensor("z_0"), kept)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path}: not the latents of an edit, or damaged ({error})") from error
+    if kept != tuple(seeds) or len(latents.z_0) != len(kept):
+        raise InvalidInput(
+            f"{path} and {RECORD} are of two edits ({len(latents.z_0)} latents, {len(seeds)} candidates, "
+            "and not the same seeds): edit anew"
+        )
+    return latents
 
 
 def _label(number: int, candidate: Candidate) -> str:
