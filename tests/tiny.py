@@ -247,7 +247,7 @@ class GaussianModel:
     def excess(self, prompt: str) -> str:
         return " ".join(prompt.split()[self.longest_prompt :])
 
-    def guides(self, guidance_scale: float) -> bool:
+    def guides(self, options: EditOptions) -> bool:
         return False
 
     def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:

@@ -116,7 +116,7 @@ def _from_picture(image: Image.Image, file: Path | bytes | None, max_pixels: int
     layout = _file_layout(image)
     # Pillow and OpenCV turn a TIFF upright while they load it, and only a TIFF.
     turned = _orientation(image) if image.format == "TIFF" else 1
-    image.load()
+    _load(image)
     to_turn = _orientation(image)
     if file is not None and layout.startswith(("RGB;16", "RGBA;16", "LA;16")):
         pixels, alpha, notes = _decode_deep(file)
@@ -134,6 +134,19 @@ def _from_picture(image: Image.Image, file: Path | bytes | None, max_pixels: int
         None if image.mode == "CMYK" else image.info.get("icc_profile"),
         tuple(notes),
     )
+
+
+def _load(image: Image.Image) -> None:
+    """Decode without the file's name: by that Pillow maps raw pixels, of a turned TIFF at the wrong size."""
+    name = getattr(image, "filename", None)
+    if not name:
+        image.load()
+        return
+    image.filename = ""  # type: ignore[attr-defined]
+    try:
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
 
 
 def _check_planes(image: Image.Image, name: str) -> None:

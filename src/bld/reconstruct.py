@@ -232,7 +232,8 @@ def length(way: Reconstruction, options: EditOptions) -> int:
 def reconstruct(way: Reconstruction, scene: Scene, report: Report = lambda done: None) -> Photograph:
     """The finished photograph: size, depth, profile and alpha are the original's."""
     pixels = scene.photograph.pixels.copy()
-    made = WAYS[way](scene, report)
+    with torch.inference_mode(False), torch.enable_grad():  # tuning needs gradients, whatever the caller does
+        made = WAYS[way](scene, report)
     pixels[scene.box.slices] = exact(scene, made) if scene.options.exact and way in TUNED else made
     report(length(way, scene.options))
     return Photograph(pixels, scene.photograph.alpha, scene.photograph.icc_profile)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -134,9 +133,12 @@ class Session:
         holds another session, or pictures of these names that are not the session's.
         """
         target = Path(folder)
-        if target.exists() and not target.is_dir():
-            raise InvalidInput(f"{target}: a file of that name is in the way")
-        target.mkdir(parents=True, exist_ok=True)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"{target}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
         kept = _index(target)["revisions"] if (target / INDEX).exists() else []
         entries = [self._entry(i) for i in range(len(self.revisions))]
         if kept != entries[: len(kept)]:
@@ -180,7 +182,7 @@ class Session:
             ]
             session._latest = dict(index["latest"])
             session.current = index["current"]
-            _check_tree(session.revisions, [session.current, *session._latest, *session._latest.values()])
+            _check_tree(session)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InvalidInput(f"{source / INDEX}: damaged ({error})") from error
         return session
@@ -208,14 +210,19 @@ def _is_picture(path: Path, photograph: Photograph) -> bool:
         return False
 
 
-def _check_tree(revisions: Sequence[Revision], mentioned: Sequence[int]) -> None:
-    """Raise ValueError unless every parent comes before its child, and every number has a revision."""
-    for number, revision in enumerate(revisions):
-        rooted = number == 0 if revision.parent is None else 0 <= revision.parent < number
-        if not rooted:
-            raise ValueError(f"revision {number} has parent {revision.parent}")
-    if not all(0 <= number < len(revisions) for number in mentioned):
+def _check_tree(session: Session) -> None:
+    """Raise ValueError unless every parent comes before its child, and redo goes from parent to child."""
+    revisions, latest = session.revisions, session._latest
+    parents = [revision.parent for revision in revisions]
+    mentioned = [session.current, *latest, *latest.values(), *parents[1:]]
+    if not all(type(number) is int and 0 <= number < len(revisions) for number in mentioned):
         raise ValueError("it speaks of revisions that it does not have")
+    later = [n for n, parent in enumerate(parents[1:], start=1) if parent is None or parent >= n]
+    if parents[0] is not None or later:
+        raise ValueError(f"the parent of revision {later[0] if later else 0} does not come before it")
+    for parent, child in latest.items():
+        if parents[child] != parent:
+            raise ValueError(f"revision {child} was not made from {parent}")
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """From what was asked to what will be done: everything about an edit that is decided before it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import shorten
 
 import numpy as np
@@ -24,6 +24,7 @@ from bld.options import EditOptions, resolve
 
 BATCH_CELLS = 4 * 64 * 64  # latent cells denoised together: four pictures of 512 px
 MOST_QUOTED = 200  # characters of a prompt, in a message
+HIDDEN = "the photograph is transparent within the mask, and keeps its alpha: there the edit does not show"
 FAINT = 0.01  # of a mask: less than 3 of 255 grey levels from black, or from white
 
 
@@ -108,11 +109,9 @@ def check(
         feather=half_a_cell,
         batch_size=min(max(4, BATCH_CELLS // (grid[0] * grid[1])), 16),
     )
-    if options.negative_prompt and not model.guides(resolved.guidance_scale or 1):
-        prompt_notes.append(
-            f"{model.name} heeds no negative prompt at --guidance-scale {resolved.guidance_scale}"
-        )
-    notes = (*prompt_notes, *photograph.notes, *mask_notes, *note)
+    hidden = photograph.alpha is not None and bool((photograph.alpha[edited > 0] == 0).any())
+    told = [*note, *[HIDDEN] * hidden, *_unguided(model, resolved)]
+    notes = (*prompt_notes, *photograph.notes, *mask_notes, *told)
     return Task(photograph, edited, crop, grid, prompt, resolved, notes)
 
 
@@ -127,6 +126,17 @@ def _checked_prompt(model: LatentModel, prompt: str, options: EditOptions) -> tu
         if cut:
             notes.append(f"the {what} was cut before {cut!r}")
     return prompt, notes
+
+
+def _unguided(model: LatentModel, options: EditOptions) -> list[str]:
+    """What is to be said where guidance, or a negative prompt, was asked for and has no effect."""
+    if model.guides(options):
+        return []
+    unheeded = f"{model.name} heeds no negative prompt"
+    if model.guides(replace(options, guidance_start=0.0, guidance_end=1.0)):
+        asked = f"--guidance-start {options.guidance_start} and --guidance-end {options.guidance_end}"
+        return [f"guidance acts in no step, and {unheeded}: none lies between {asked}"]
+    return [f"{unheeded} at --guidance-scale {options.guidance_scale}"] if options.negative_prompt else []
 
 
 def excess(model: LatentModel, text: str) -> str:

@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from bld.apps.flags import GROUPS, with_edit_options
-from bld.apps.record import command, read
+from bld.apps.record import changed_inputs, command, digest, read
+from bld.models import load
 from bld.options import FIELDS
 from tests.apps.conftest import Run
 from tests.tiny import tiny_clip
@@ -144,10 +145,20 @@ def test_visualize_shows_the_steps(bld: Run, model: Path, photo: Path, mask: Pat
     assert code == 0
     assert "process.gif  seed 1" in out
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
-        "latents.png", "process.gif", "process.mp4", "strip.png",
+        "latents.png", "process.gif", "process.json", "process.mp4", "strip.png",
     ]  # fmt: skip
     with Image.open(tmp_path / "p" / "process.gif") as gif:
         assert gif.n_frames == 3
+    assert json.loads((tmp_path / "p" / "process.json").read_text())["request"]["seed"] == 1
+    for film in (False, True):  # its own goes with the other pictures, somebody else's stays
+        code, _, err = bld("visualize", *words, "--frames", 2, "--output", tmp_path / "p")
+        assert code == 0, err
+        assert (tmp_path / "p" / "process.mp4").exists() == film
+        (tmp_path / "p" / "process.mp4").write_text("mine")
+    (tmp_path / "p" / "process.json").unlink()
+    code, _, err = bld("visualize", *words, "--output", tmp_path / "p")
+    assert code == 2
+    assert "strip.png is there, but no process.json" in err
     code, _, err = bld("visualize", *words[:-4], "--steps", 0, "--output", tmp_path / "q")
     assert (code, (tmp_path / "q").exists()) == (2, False)
     assert "--steps 0" in err
@@ -160,6 +171,11 @@ def test_sensitivity_makes_one_sheet(bld: Run, model: Path, photo: Path, mask: P
     assert "sensitivity.png  6 variants" in out
     with Image.open(tmp_path / "s" / "sensitivity.png") as sheet:
         assert sheet.width == 3 * (192 + 4) + 4
+    assert json.loads((tmp_path / "s" / "sensitivity.json").read_text())["request"]["steps"] == 2
+    (tmp_path / "s" / "sensitivity.json").unlink()
+    code, _, err = bld("eval", "sensitivity", *words, "--seeds", 2, "--output", tmp_path / "s")
+    assert code == 2
+    assert "sensitivity.png is there, but no sensitivity.json" in err
     code, _, err = bld("eval", "sensitivity", *words[:-2], "--steps", 0, "--output", tmp_path / "t")
     assert (code, (tmp_path / "t").exists()) == (2, False)
     assert "--steps 0" in err
@@ -222,6 +238,12 @@ def test_reconstruct_wants_the_folder_as_the_edit_left_it(
         code, _, err = bld("reconstruct", out)
         assert code == 2
         assert "not the latents of an edit, or damaged" in err
+    edit("--candidates", 1, "--output", tmp_path / "other")
+    (out / "latents.safetensors").write_bytes((tmp_path / "other" / "latents.safetensors").read_bytes())
+    for number in (0, 1):
+        code, _, err = bld("reconstruct", out, "--candidates", number)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert "and edit.json are of two edits (1 latents, 2 candidates" in err
     (out / "latents.safetensors").write_bytes(kept)
     photo.write_bytes(photo.read_bytes() + b" ")
     code, _, err = bld("reconstruct", out)
@@ -247,6 +269,30 @@ def test_info_says_when_an_input_has_changed(
     assert f"mask {mask} is not there" in out
 
 
+def test_the_record_is_of_the_files_that_were_edited(
+    edit: Run, bld: Run, photo: Path, mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may write to them, or remove them, while the model is at work."""
+
+    def disturbed(*given: Any, **options: Any) -> Any:
+        photo.write_bytes(contents[mask])
+        mask.unlink()
+        return load_model(*given, **options)
+
+    contents, load_model = {path: path.read_bytes() for path in (photo, mask)}, load.load_model
+    monkeypatch.setattr("bld.editor.load_model", disturbed)
+    monkeypatch.setattr("bld.models.load.load_model", disturbed)
+    out = tmp_path / "out"
+    for run, words, folder in ((edit, (), out), (bld, ("reconstruct", out), out / "stitch")):
+        code, _, err = run(*words)
+        assert code == 0, err
+        for path, content in contents.items():
+            path.write_bytes(content)
+        found = json.loads((folder / "edit.json").read_text())["inputs_sha256"]
+        assert found == {"image": digest(contents[photo]), "mask": digest(contents[mask])}
+        assert changed_inputs(read(folder / "result.png")) == []
+
+
 def test_no_metadata_leaves_the_pngs_silent(edit: Run, bld: Run, tmp_path: Path) -> None:
     edit("--no-metadata")
     with Image.open(tmp_path / "out" / "result.png") as picture:
@@ -267,6 +313,29 @@ def test_a_second_edit_replaces_the_first_and_no_more(edit: Run, tmp_path: Path)
     edit("--candidates", 1)
     assert [p.name for p in sorted((tmp_path / "out" / "candidates").iterdir())] == ["00.png"]
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+
+
+def test_what_an_edit_is_made_from_is_not_replaced_by_it(
+    edit: Run, bld: Run, tmp_path: Path, mask: Path
+) -> None:
+    assert edit()[0] == 0
+    out = tmp_path / "out"
+    (tmp_path / "link").symlink_to(out)
+    (out / "mask.png").write_bytes(mask.read_bytes())
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for run, words in [
+        (edit, ["--image", out / "result.png"]),
+        (edit, ["--image", tmp_path / "link" / "candidates" / "01.png"]),
+        (edit, ["--mask", out / "grid.png", "--output", tmp_path / "link"]),
+        (bld, ["reconstruct", out, "--output", out]),
+    ]:
+        code, _, err = run(*words)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert "would be replaced; choose another folder" in err
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert edit("--image", out / "result.png", "--mask", out / "mask.png", "--output", tmp_path / "b")[0] == 0
+    assert bld("reconstruct", tmp_path / "b", "--output", out)[0] == 2
+    assert edit("--mask", out / "mask.png")[0] == 0, "it stays where it is"
 
 
 def test_single_flags_go_on_top_of_a_preset(edit: Run, tmp_path: Path) -> None:

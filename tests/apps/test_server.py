@@ -22,6 +22,7 @@ from bld.apps.server.settings import Settings
 from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
 from bld.png import encode_png
+from bld.task import HIDDEN
 from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
 from tests.disk import full_disk
 from tests.tiny import GaussianModel
@@ -76,6 +77,7 @@ def test_without_a_mask_the_holes_of_the_image_are_filled(server: Running) -> No
         assert decoded(answer.data[0]).shape == PHOTO.shape
         np.testing.assert_array_equal(decoded(answer.data[0])[~HOLE], PHOTO[~HOLE])
         assert (decoded(answer.data[0])[HOLE] != PHOTO[HOLE]).any()
+        assert HIDDEN not in answer.notes
 
 
 def test_a_photograph_keeps_its_own_alpha(server: Running) -> None:

@@ -232,6 +232,20 @@ def test_the_feather_follows_the_euclidean_distance(mask: FloatArray, radius: in
         assert (np.diff(values[order]) >= -1e-6).all()
 
 
+@given(masks(), st.integers(0, 12), st.integers(2, 20), st.integers(0, 3))
+def test_the_feather_of_a_part_goes_by_the_part_alone(
+    mask: FloatArray, radius: int, gap: int, turns: int
+) -> None:
+    """So a box around what is edited gives what the whole photograph would, but for OpenCV's last bit."""
+    alone = np.pad(mask, ((0, gap), (0, gap)))  # at the photograph's border as it was on two sides
+    beside = alone.copy()
+    beside[-1, -1] = 1  # the box reaches into the far corner
+    alone, beside = np.rot90(alone, turns), np.rot90(beside, turns)
+    expected = feather_inside(beside, radius)
+    expected[(alone == 0) & (beside == 1)] = 0
+    np.testing.assert_allclose(feather_inside(alone, radius), expected, rtol=0, atol=2e-7)
+
+
 @pytest.mark.parametrize("radius", [0, 3])
 @given(mask=masks(), level=st.floats(0.125, 1, width=32))
 def test_a_soft_mask_is_never_raised(radius: int, mask: FloatArray, level: float) -> None:

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from bld.images import (
-    from_srgb,
-    to_srgb,
-)
+from bld.apps.contact import fitted
+from bld.images import Photograph, from_srgb, to_pil, to_srgb
 from bld.png import encode_png
 from tests.pictures import DEEP, GREY, RGB, encoded, opened
 
@@ -128,3 +126,15 @@ def test_a_wide_profile_is_converted_both_ways(dtype: Any) -> None:
 def test_white_stays_white_in_16_bits() -> None:
     white = np.ones((2, 2, 3), np.float32)
     assert (from_srgb(white, WIDE, np.uint16) == 65535).all()
+
+
+@pytest.mark.parametrize("alpha", [None, RGB[..., 0]], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_contact_sheet_shows_srgb(mode: str, alpha: np.ndarray | None) -> None:
+    pixels = np.full((5, 7, 3), (200, 60, 40), np.uint8)
+    picture = to_pil(Photograph(pixels, alpha, WIDE)).convert(mode)
+    shown = fitted(picture, 7)
+    assert shown.mode == mode
+    np.testing.assert_allclose(np.asarray(shown)[..., :3] / 255, to_srgb(pixels, WIDE), atol=1 / 255)
+    if mode == "RGBA":
+        np.testing.assert_array_equal(shown.getchannel("A"), picture.getchannel("A"))

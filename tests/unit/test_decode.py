@@ -255,32 +255,45 @@ def turned_png(orientation: int, dtype: Any) -> bytes:
 
 
 def turned_tiff(orientation: int, dtype: Any) -> bytes:
-    """Lay out an uncompressed TIFF: header, RGBA pixels, bits per sample, directory."""
     array = letters(UPRIGHT[1], dtype)
-    height, width, bits = *array.shape[:2], array.itemsize * 8
-    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
-    bits_at, directory_at = 8 + len(data), 8 + len(data) + 8
-    shorts = {256: width, 257: height, 259: 1, 262: 2, 273: 8, 274: orientation, 277: 4}
-    shorts |= {278: height, 279: len(data), 338: 2}
-    entries = [(tag, struct.pack("<HHIHH", tag, 3, 1, value, 0)) for tag, value in shorts.items()]
-    entries.append((258, struct.pack("<HHII", 258, 3, 4, bits_at)))
-    directory = struct.pack("<H", len(entries)) + b"".join(e for _, e in sorted(entries)) + bytes(4)
-    header = b"II" + struct.pack("<HI", 42, directory_at)
-    return header + data + struct.pack("<4H", *[bits] * 4) + directory
+    kind = {258: (array.itemsize * 8,) * 4, 262: (2,), 274: (orientation,), 277: (4,), 338: (2,)}
+    return plain_tiff(array.tobytes(), array.shape[:2], kind)
+
+
+def turned_grey_tiff(orientation: int, dtype: Any) -> bytes:
+    array = letters(UPRIGHT[1], dtype)[..., 0]
+    kind = {258: (array.itemsize * 8,), 262: (1,), 274: (orientation,), 277: (1,)}
+    return plain_tiff(array.tobytes(), array.shape, kind)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("make", [turned_png, turned_tiff])
+@pytest.mark.parametrize("make", [turned_png, turned_tiff, turned_grey_tiff])
+@pytest.mark.parametrize("given", ["bytes", "path", "picture"])
 def test_exif_orientation_is_applied_once(
-    make: Callable[[int, Any], bytes], dtype: Any, orientation: int
+    tmp_path: Path, make: Callable[[int, Any], bytes], dtype: Any, orientation: int, given: str
 ) -> None:
-    photograph = opened(make(orientation, dtype))
+    """Pillow maps raw pixels of a file that it has opened by name, of a turned TIFF at the wrong size."""
+    stream, path = make(orientation, dtype), tmp_path / "turned"
+    path.write_bytes(stream)
+    if given == "picture":
+        with Image.open(path) as picture:
+            photograph = opened(picture)
+            assert picture.filename == str(path), "the caller's picture is as it was"
+    else:
+        photograph = opened(stream if given == "bytes" else path)
     expected = letters(UPRIGHT[orientation], dtype)
-    assert photograph.pixels.dtype == dtype
+    if make is turned_grey_tiff:
+        np.testing.assert_array_equal(photograph.pixels, np.repeat(expected[..., :1], 3, axis=2))
+        return
+    if given == "picture" and dtype == np.uint16:
+        expected = (expected >> 8).astype(np.uint8)  # what Pillow makes of 16-bit colour
+    assert photograph.pixels.dtype == expected.dtype
     np.testing.assert_array_equal(photograph.pixels, expected[..., :3])
     np.testing.assert_array_equal(photograph.alpha, expected[..., 3])
-    notes = () if orientation == 1 else (f"EXIF orientation {orientation} applied",)
+    notes = ("16 bits read as 8",) if dtype != expected.dtype else ()
+    if orientation > 1:
+        notes = (*notes, f"EXIF orientation {orientation} applied")
     assert photograph.notes == notes
 
 

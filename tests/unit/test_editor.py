@@ -26,7 +26,7 @@ from bld.masks import Box, Crop
 from bld.models.unet import UNetModel
 from bld.options import EditOptions
 from bld.png import encode_png
-from bld.task import Task, check
+from bld.task import HIDDEN, Task, check
 from tests.tiny import TINY_SIZE, GaussianModel
 
 RNG = np.random.default_rng(0)
@@ -199,6 +199,16 @@ def test_a_result_says_what_was_asked_and_how_long_it_took(editor: Editor) -> No
 
 
 # --- what a photograph carries ---
+
+
+def test_an_edit_of_what_is_transparent_is_said(editor: Editor) -> None:
+    alpha = np.full(MASK.shape, 255, np.uint8)
+    alpha[:10] = 0  # outside the mask
+    assert HIDDEN not in edit(editor, np.dstack([PHOTO, alpha])).notes
+    alpha[30, 40] = 0
+    result = edit(editor, np.dstack([PHOTO, alpha]))
+    assert HIDDEN in result.notes
+    np.testing.assert_array_equal(result.best.photograph.alpha, alpha)
 
 
 def test_alpha_profile_and_16_bits_are_kept(editor: Editor) -> None:
@@ -413,6 +423,31 @@ def test_a_long_prompt_is_cut_where_that_is_allowed(editor: Editor) -> None:
     assert "the prompt was cut before 'and more'" in result.notes
     assert "the negative prompt was cut before '7'" in result.notes
     np.testing.assert_array_equal(pixels(result), pixels(edit(editor)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "note"),
+    [
+        ({"negative_prompt": "a cat"}, None),
+        ({"guidance_scale": 1}, None),
+        ({"guidance_scale": 1, "negative_prompt": "a cat"}, "heeds no negative prompt at --guidance-scale 1"),
+        ({"guidance_start": 1.0}, "guidance acts in no step"),
+        (
+            {"guidance_end": 0.49, "steps": 1},
+            "none lies between --guidance-start 0.0 and --guidance-end 0.49",
+        ),
+        ({"guidance_end": 0.5, "steps": 1}, None),
+        ({"guidance_end": 0.2, "strength": 0.5}, "guidance acts in no step"),
+        ({"guidance_end": 0.2, "guidance_scale": 1}, None),
+    ],
+)
+def test_guidance_that_acts_nowhere_is_said(
+    tiny_editor: Editor, asked: dict[str, Any], note: str | None
+) -> None:
+    task = check(tiny_editor.model, PHOTO, MASK, "a cat", EditOptions(**{"steps": 4, **asked}))
+    found = [line for line in task.notes if "guidance" in line]
+    assert len(found) == (note is not None)
+    assert (note or "") in "".join(found)
 
 
 def test_a_networks_own_limit_is_shown_as_text(tiny_editor: Editor) -> None:

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -259,6 +260,19 @@ def test_the_photographs_border_is_no_edge() -> None:
     assert (soft[:, 0] == 1).all()
     assert (soft[:, 9] < 0.2).all()
     assert (feather_inside(np.ones((5, 5), np.float32), 4) == 1).all()
+
+
+def test_feather_looks_at_the_masks_box_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a photograph of 24 megapixels the rest takes a second, and a preview wants it at every step."""
+    sizes, transform = [], cv2.distanceTransform
+
+    def measured(bits: np.ndarray, *kind: int) -> np.ndarray:
+        sizes.append(bits.shape)
+        return transform(bits, *kind)
+
+    monkeypatch.setattr("bld.masks.cv2.distanceTransform", measured)
+    feather_inside(block((400, 600), Box(0, 50, 20, 30)), 4)
+    assert sizes == [(21, 32)]
 
 
 def test_feather_gives_a_new_array() -> None:

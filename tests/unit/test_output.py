@@ -66,18 +66,45 @@ def test_a_failure_while_things_are_moved_puts_them_back(
     assert sorted(p.name for p in out.iterdir()) == sorted(ENTRIES)
 
 
-def test_files_that_bld_did_not_write_are_not_touched(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("entries", "record"), [(ENTRIES, RECORD), (("a.gif", "candidates", "a.json"), "a.json")]
+)
+def test_files_that_bld_did_not_write_are_not_touched(
+    tmp_path: Path, entries: tuple[str, ...], record: str
+) -> None:
     (tmp_path / "candidates").mkdir()
     (tmp_path / "candidates" / "mine.txt").write_text("mine")
-    with pytest.raises(InvalidInput, match=r"candidates is there, but no edit\.json"), staged(tmp_path):
+    with (
+        pytest.raises(InvalidInput, match=rf"candidates is there, but no {record}"),
+        staged(tmp_path, entries, record=record),
+    ):
         pytest.fail("the block must not run")
     assert contents(tmp_path) == {"candidates/mine.txt": "mine"}
 
 
+def test_a_link_that_leads_nowhere_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(InvalidInput, match="out: a link that leads nowhere"), staged(tmp_path / "out"):
+        pytest.fail("the block must not run")
+
+
+def test_a_folder_that_comes_at_the_last_moment_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, exists = tmp_path / "out", Path.exists
+    with staged(out) as stage:
+        fill(stage, "second")
+        out.mkdir()
+        fill(out, "first")
+        seen = iter([False])
+        monkeypatch.setattr(Path, "exists", lambda path: next(seen, True) if path == out else exists(path))
+    assert set(contents(out).values()) == {"second"}
+
+
 def test_what_this_run_does_not_make_goes_with_the_last_one(tmp_path: Path) -> None:
     """A film of an earlier edit must not lie beside the pictures of this one."""
-    for made in (("a.gif", "a.mp4"), ("a.gif",)):
-        with staged(tmp_path / "out", ("a.gif", "a.mp4")) as stage:
+    for made in (("a.gif", "a.json", "a.mp4"), ("a.gif", "a.json")):
+        with staged(tmp_path / "out", ("a.gif", "a.mp4", "a.json"), record="a.json") as stage:
             for name in made:
                 (stage / name).write_text(name)
         assert sorted(contents(tmp_path / "out")) == sorted(made)

@@ -1,10 +1,13 @@
 """Every reconstruction at the end of an edit: grey and transparent files, masks at their extremes."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
@@ -79,6 +82,23 @@ def test_tuning_leaves_the_background_no_worse(way: Reconstruction, photo: Path)
         )  # fmt: skip
         found[chosen] = result.best.fidelity.psnr
     assert found[way] >= found["none"] - 0.1, "at the best already, Adam's steps move it by a rounding"
+
+
+@pytest.mark.parametrize("way", ["latents", "decoder"])
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_tuning_does_not_mind_that_gradients_are_off(
+    tiny_editor: Editor, photo: Path, way: Reconstruction, around: Callable[[], Any]
+) -> None:
+    def tuned() -> np.ndarray:
+        editor = Editor(tiny_editor.model)  # that remembers no latent
+        made = editor.edit(
+            photo, mask("in the middle"), "red", candidates=1, seed=0, steps=2, reconstruct=way, tune_steps=2
+        )
+        return made.best.photograph.pixels
+
+    with around():
+        found = tuned()
+    np.testing.assert_array_equal(found, tuned())
 
 
 def test_the_bundled_models_decoder_learns_a_background() -> None:

@@ -1,6 +1,7 @@
 """Sessions: ten edits leave what no mask covered, and a saved session is the session."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,15 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
     return damage
 
 
+def latest(pairs: list[list[object]]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        index = json.loads((folder / "session.json").read_text())
+        assert index["latest"] == [[0, 1]]
+        (folder / "session.json").write_text(json.dumps({**index, "latest": pairs}))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -141,6 +151,15 @@ def replace(old: str, new: str) -> Callable[[Path], None]:
         replace('"format": 1', '"format": 99'),
         replace('"parent": 0', '"parent": 1'),
         replace('"current": 1', '"current": 7'),
+        replace('"current": 1', '"current": 1.0'),
+        replace('"current": 1', '"current": true'),
+        replace('"parent": 0', '"parent": 0.0'),
+        replace('"parent": 0', '"parent": null'),
+        replace('"parent": null', '"parent": 0'),
+        latest([[0, 0]]),
+        latest([[1, 0]]),
+        latest([[0, 1.0]]),
+        latest([[False, 1]]),
         replace('"001.png"', "null"),
     ],
 )
@@ -165,6 +184,15 @@ def test_another_sessions_folder_is_not_written_over(editor: Editor, tmp_path: P
     with pytest.raises(InvalidInput, match="holds another session"):
         theirs.save(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("place", "reason"), [("file", "File exists"), ("file/x", "Not a directory")])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InvalidInput, match=rf"{place}: cannot be written \({reason}\); choose another folder"
+    ):
+        Session(photograph()).save(tmp_path / place)
 
 
 def test_a_picture_that_is_not_the_sessions_is_not_written_over(editor: Editor, tmp_path: Path) -> None:

@@ -108,19 +108,21 @@ def edit(
         raise InvalidInput("the prompt is empty: say what to draw inside the mask")
     from bld.apps.output import staged, write
     from bld.apps.progress import quiet_libraries, shown
-    from bld.apps.record import Inputs, record
+    from bld.apps.record import Inputs, digest, record
 
     refuse_unreadable(image, mask, options)
-    with staged(output) as stage:
+    given = image.read_bytes(), mask.read_bytes()  # what is recorded is what is edited, whatever comes after
+    sha256 = digest(given[0]), digest(given[1])
+    with staged(output, read=(image, mask)) as stage:
         with shown(quiet=as_json) as (status, progress):
             status(f"loading {model}")
             from bld.editor import Editor
 
             quiet_libraries()
             editor = Editor.from_pretrained(model, ranker=ranker, options=loading)
-            result = editor.edit(image, mask, prompt, options=options, progress=progress)
+            result = editor.edit(*given, prompt, options=options, progress=progress)
         chosen = ranker if result.ranker else "none"  # a later version of the model may have one
-        facts = record(result, Inputs(str(image), str(mask), loading, chosen))
+        facts = record(result, Inputs(str(image), str(mask), loading, chosen, sha256))
         write(result, facts, stage, metadata=not no_metadata)
     report(result, facts, output, as_json=as_json)
 
@@ -160,11 +162,14 @@ def reconstruct(
     from bld.apps.progress import quiet_libraries, shown
     from bld.apps.record import Inputs, record
 
-    latents = read_latents(folder / "latents.safetensors").of(numbers)
+    kept = folder / "latents.safetensors"
+    latents = read_latents(kept, [candidate["seed"] for candidate in facts["candidates"]]).of(numbers)
     asked = facts["request"]
-    inputs = Inputs(asked["image"], asked["mask"], loading(facts), asked.get("ranker") or "none")
+    given = Path(asked["image"]).read_bytes(), Path(asked["mask"]).read_bytes()
+    sha256 = facts["inputs_sha256"]["image"], facts["inputs_sha256"]["mask"]
+    inputs = Inputs(asked["image"], asked["mask"], loading(facts), asked.get("ranker") or "none", sha256)
     target = output or folder / options.reconstruct
-    with staged(target) as stage:
+    with staged(target, read=(kept, inputs.image, inputs.mask)) as stage:
         with shown(quiet=as_json) as (status, progress):
             status(f"loading {asked['model']}")
             from bld.editor import Editor
@@ -174,9 +179,7 @@ def reconstruct(
             editor = Editor(load_model(asked["model"], inputs.loading))
             if editor.model.revision != facts["model"]["revision"]:
                 raise InvalidInput(f"{folder} was made by other weights of {asked['model']}: edit anew")
-            result = editor.finish(
-                inputs.image, inputs.mask, asked["prompt"], latents, options=options, progress=progress
-            )
+            result = editor.finish(*given, asked["prompt"], latents, options=options, progress=progress)
         scored = [  # when it was ranked
             dataclasses.replace(candidate, score=facts["candidates"][number]["score"])
             for number, candidate in zip(numbers, result.candidates, strict=True)
@@ -207,8 +210,9 @@ def visualize(
     """Show an edit as it happens: the picture guessed after each step, and the mask in force."""
     options = EditOptions(**{"candidates": 1, **changes})
     from bld.apps import visualize as pictures
-    from bld.apps.output import staged
+    from bld.apps.output import staged, write_request
     from bld.apps.progress import quiet_libraries, shown
+    from bld.apps.record import Inputs, requested
     from bld.models.load import load_model
     from bld.process import process
     from bld.task import check
@@ -216,7 +220,9 @@ def visualize(
     refuse_unreadable(image, mask, options)
     if mp4:
         pictures.film_writer()  # or it says what to install
-    with staged(output, ("strip.png", "latents.png", "process.gif", "process.mp4")) as stage:
+    film = (pictures.FILM,) if mp4 or pictures.has_film(output) else ()
+    entries = (*pictures.ENTRIES, *film)
+    with staged(output, entries, record=pictures.RECORD, read=(image, mask)) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()
@@ -230,7 +236,9 @@ def visualize(
         pictures.latents(seen[-1]).save(stage / "latents.png")
         pictures.write_gif(seen, stage / "process.gif")
         if mp4:
-            pictures.write_mp4(seen, stage / "process.mp4")
+            pictures.write_mp4(seen, stage / pictures.FILM)
+        inputs = Inputs(str(image), str(mask), loading, "none")
+        write_request(requested(inputs, prompt, model, task.options), stage / pictures.RECORD)
     typer.echo(f"{output / 'process.gif'}  seed {task.seeds[0]}")
 
 

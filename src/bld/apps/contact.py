@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
+
+from bld.images import to_srgb
 
 GAP, LINE = 4, 16  # px: between tiles, height of a label
 
@@ -25,7 +28,12 @@ def contact_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
 
 
 def fitted(picture: Image.Image, longest: int) -> Image.Image:
-    """The picture scaled so that its longer side is `longest`."""
+    """The picture, RGB or RGBA, in sRGB, scaled so that its longer side is `longest`."""
     scale = longest / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    small = picture.resize((width, height), Image.Resampling.LANCZOS)
+    rgb = to_srgb(np.asarray(small)[..., :3], small.info.get("icc_profile"))
+    shown = Image.fromarray(np.rint(rgb * 255).astype(np.uint8))
+    if small.mode == "RGBA":
+        shown.putalpha(small.getchannel("A"))
+    return shown

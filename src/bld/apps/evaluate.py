@@ -22,6 +22,7 @@ from bld.errors import InvalidInput
 from bld.options import PRESETS, EditOptions, LoadOptions, Reconstruction
 
 TILE = 192  # px, longer side
+DARK = 0.65  # of a tile, where the photograph stays as it is
 
 app = typer.Typer(name="eval", help="Measure edits as the paper does.", invoke_without_command=True)
 
@@ -189,8 +190,9 @@ def sensitivity(
     from PIL import Image
 
     from bld.apps.contact import Tile, contact_sheet, fitted
-    from bld.apps.output import staged
+    from bld.apps.output import staged, write_request
     from bld.apps.progress import quiet_libraries, shown
+    from bld.apps.record import Inputs, requested
     from bld.editor import Editor
     from bld.evaluation.sensitivity import Variant, prepare
     from bld.images import to_pil
@@ -200,11 +202,13 @@ def sensitivity(
 
     def asked(variant: Variant) -> Tile:
         """The photograph, dark where it stays as it is."""
-        picture = np.asarray(to_pil(variant.photograph).convert("RGB"))
-        seen = (picture * (0.35 + 0.65 * variant.mask[..., None])).astype(np.uint8)
-        return variant.label, fitted(Image.fromarray(seen), TILE)
+        picture = to_pil(variant.photograph).convert("RGB")
+        shade = Image.fromarray(np.rint(255 * (1 - variant.mask) * DARK).astype(np.uint8))
+        picture.paste("black", mask=shade)
+        return variant.label, fitted(picture, TILE)
 
-    with staged(output, ("sensitivity.png",)) as stage:
+    record = "sensitivity.json"
+    with staged(output, ("sensitivity.png", record), record=record, read=(image, mask)) as stage:
         with shown(quiet=False) as (status, progress):
             status(f"loading {model}")
             quiet_libraries()
@@ -220,4 +224,6 @@ def sensitivity(
                 rows.append([asked(variant), *edits])
             progress("variants", len(series), len(series))
         contact_sheet(rows).save(stage / "sensitivity.png")
+        inputs = Inputs(str(image), str(mask), loading, "none")
+        write_request(requested(inputs, prompt, model, same), stage / record)
     typer.echo(f"{output / 'sensitivity.png'}  {len(rows)} variants, seeds from {same.seed}")

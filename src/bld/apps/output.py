@@ -1,5 +1,6 @@
 """The folder that an edit leaves: pictures, contact sheet and edit.json, all of it or nothing."""
 
+import errno
 import json
 import os
 import shutil
@@ -25,24 +26,18 @@ TILE, COLUMNS = 256, 6  # grid: largest side of a tile in px, tiles in a row
 
 
 @contextmanager
-def staged(folder: Path, entries: Sequence[str] = ENTRIES) -> Iterator[Path]:
-    """A folder to write `entries` into that takes its place as `folder` when the block ends well.
+def staged(
+    folder: Path, entries: Sequence[str] = ENTRIES, *, record: str = RECORD, read: Sequence[str | Path] = ()
+) -> Iterator[Path]:
+    """A folder to write `entries`, `record` among them, into that takes its place as `folder` in the end.
 
     What an earlier run left there is replaced, other files stay. If the block fails, or is
-    interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written, or
-    holds files of an edit's names without an edit's record.
+    interrupted, nothing has changed. Raises InvalidInput at once if the folder cannot be written,
+    holds files of these names without the record, or one of `read`, which would be lost.
     """
     made: list[Path] = []
     try:
-        if folder.exists() and not folder.is_dir():
-            raise InvalidInput(f"--output {folder}: a file of that name is in the way")
-        if RECORD in entries and not (folder / RECORD).exists():
-            foreign = [entry for entry in entries if (folder / entry).exists()]
-            if foreign:
-                raise InvalidInput(
-                    f"--output {folder}: {foreign[0]} is there, but no {RECORD}, so bld did not write it; "
-                    "choose another folder"
-                )
+        _refuse(folder, entries, record, read)
         if folder.exists() and not os.access(folder, os.W_OK):
             raise PermissionError(13, "Permission denied")
         made = _make_parents(folder)
@@ -64,6 +59,26 @@ def staged(folder: Path, entries: Sequence[str] = ENTRIES) -> Iterator[Path]:
         _remove(made)
 
 
+def _refuse(folder: Path, entries: Sequence[str], record: str, read: Sequence[str | Path]) -> None:
+    """Raise InvalidInput if writing `entries` would cost a file: somebody's, or one that is read for it."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "a file of that name" if folder.exists() else "a link that leads nowhere"
+        raise InvalidInput(f"--output {folder}: {what} is in the way; choose another folder")
+    if not (folder / record).exists():
+        foreign = [entry for entry in entries if (folder / entry).exists()]
+        if foreign:
+            raise InvalidInput(
+                f"--output {folder}: {foreign[0]} is there, but no {record}, so bld did not write it; "
+                "choose another folder"
+            )
+    for path in read:
+        real = Path(path).resolve()
+        if any(real.is_relative_to(folder.resolve() / entry) for entry in entries):
+            raise InvalidInput(
+                f"--output {folder}: {path} is read for this and would be replaced; choose another folder"
+            )
+
+
 def _make_parents(folder: Path) -> list[Path]:
     """Make the folders that `folder` lies in; returns those that were missing, innermost first."""
     missing = [parent for parent in folder.parents if not parent.exists()]
@@ -81,8 +96,13 @@ def _remove(folders: Sequence[Path]) -> None:
 def _take_place(stage: Path, folder: Path, entries: Sequence[str]) -> None:
     """Move the stage, or what is in it, to where it belongs; on any failure, put the old things back."""
     if not folder.exists():
-        stage.replace(folder)
-        return
+        try:
+            stage.replace(folder)
+        except OSError as error:  # unless another run has made it in between
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
     old = stage / ".old"
     old.mkdir()
     moved: list[tuple[Path, Path]] = []
@@ -112,6 +132,12 @@ def write(result: EditResult, facts: dict[str, Any], folder: Path, *, metadata: 
     write_text_atomic(folder / RECORD, json.dumps(facts, indent=2) + "\n")
 
 
+def write_request(request: dict[str, Any], path: Path) -> None:
+    """Beside the pictures of a run that leaves no edit: what was asked for, and which files are its own."""
+    files = sorted([path.name, *(picture.name for picture in path.parent.iterdir())])
+    write_text_atomic(path, json.dumps({"request": request, "files": files}, indent=2) + "\n")
+
+
 def write_latents(latents: Latents, path: Path) -> None:
     """Keep what the decoder was given, so that the edit can be finished in another way."""
     from safetensors.torch import save_file
@@ -121,18 +147,24 @@ def write_latents(latents: Latents, path: Path) -> None:
     save_file({name: z.cpu().contiguous() for name, z in tensors.items()}, path, metadata=seeds)
 
 
-def read_latents(path: Path) -> Latents:
-    """What `write_latents` kept. Raises InvalidInput if there is none, or if the file is damaged."""
+def read_latents(path: Path, seeds: Sequence[int]) -> Latents:
+    """What `write_latents` kept of candidates of these seeds. Raises InvalidInput for any other file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise InvalidInput(f"{path}: no such file; give the output folder of bld edit")
     try:
         with safe_open(path, framework="pt") as file:
-            seeds = tuple(json.loads(file.metadata()["seeds"]))
-            return Latents(file.get_tensor("z_init"), file.get_tensor("z_0"), seeds)
+            kept = tuple(json.loads(file.metadata()["seeds"]))
+            latents = Latents(file.get_tensor("z_init"), file.get_tensor("z_0"), kept)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path}: not the latents of an edit, or damaged ({error})") from error
+    if kept != tuple(seeds) or len(latents.z_0) != len(kept):
+        raise InvalidInput(
+            f"{path} and {RECORD} are of two edits ({len(latents.z_0)} latents, {len(seeds)} candidates, "
+            "and not the same seeds): edit anew"
+        )
+    return latents
 
 
 def _label(number: int, candidate: Candidate) -> str:

@@ -36,7 +36,7 @@ CANDIDATE = {"number": int, "seed": int, "background_max_error": int | float}
 class Inputs:
     """What the command line was given beside the options: paths as typed, and where to run.
 
-    sha256: of image and mask, where they are no files here.
+    sha256: of image and mask as they were read; if left out, of the files as they are by then.
     """
 
     image: str
@@ -53,15 +53,7 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
     """
     return {
         "format": FORMAT,
-        "request": {
-            "image": inputs.image,
-            "mask": inputs.mask,
-            "prompt": result.prompt,
-            "model": result.model,
-            **dataclasses.asdict(inputs.loading),
-            "ranker": inputs.ranker,
-            **dataclasses.asdict(result.options),
-        },
+        "request": requested(inputs, result.prompt, result.model, result.options),
         "inputs_sha256": {
             "image": inputs.sha256[0] or _sha256(inputs.image),
             "mask": inputs.sha256[1] or _sha256(inputs.mask),
@@ -95,6 +87,19 @@ def record(result: EditResult, inputs: Inputs, numbers: Sequence[int] | None = N
                 for name in ("blended-latent-diffusion", "torch", "diffusers", "transformers")
             },
         },
+    }
+
+
+def requested(inputs: Inputs, prompt: str, model: str, options: EditOptions) -> dict[str, Any]:
+    """What was asked for."""
+    return {
+        "image": inputs.image,
+        "mask": inputs.mask,
+        "prompt": prompt,
+        "model": model,
+        **dataclasses.asdict(inputs.loading),
+        "ranker": inputs.ranker,
+        **dataclasses.asdict(options),
     }
 
 
@@ -196,11 +201,11 @@ def command(facts: dict[str, Any]) -> str:
 def changed_inputs(facts: dict[str, Any]) -> list[str]:
     """Which of image and mask are no longer the files that the edit read, as one line each."""
     lines = []
-    for what, digest in facts["inputs_sha256"].items():
+    for what, before in facts["inputs_sha256"].items():
         path = facts["request"][what]
         if not Path(path).is_file():
             lines.append(f"{what} {path} is not there")
-        elif _sha256(path) != digest:
+        elif _sha256(path) != before:
             lines.append(f"{what} {path} has changed since")
     return lines
 
@@ -210,5 +215,10 @@ def _finite(score: float | None) -> float | None:
     return score if score is not None and math.isfinite(score) else None
 
 
+def digest(content: bytes) -> str:
+    """What a record says of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return digest(Path(path).read_bytes())

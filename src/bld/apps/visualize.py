@@ -1,5 +1,6 @@
 """Pictures of an edit as it happens: a strip, an animation, and the latents it ended on."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from bld.apps.contact import contact_sheet
 from bld.errors import MissingExtra
 from bld.process import Frame
 
+RECORD, FILM = "process.json", "process.mp4"
+ENTRIES = ("strip.png", "latents.png", "process.gif", RECORD)
 LARGEST = 192  # px, side of a tile
 MILLISECONDS, HOLD = 200, 1500  # of a frame, and of the last one
 
@@ -54,6 +57,14 @@ def _large(frame: Frame) -> npt.NDArray[np.float32]:
 def animation(frames: Sequence[Frame]) -> list[Image.Image]:
     """One picture a frame: the guess, and beside it the mask."""
     return [_rows([[(f"{f.step} of {f.steps}", f.picture), ("mask", _large(f))]]) for f in frames]
+
+
+def has_film(folder: Path) -> bool:
+    """Whether an earlier run left a film there: one that its record does not name is somebody else's."""
+    try:
+        return FILM in json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_gif(frames: Sequence[Frame], path: Path) -> None:

@@ -93,7 +93,7 @@ class Canvas:
     def decoder(self) -> torch.nn.Sequential:
         return torch.nn.Sequential()
 
-    def guides(self, guidance_scale: float) -> bool:
+    def guides(self, options: EditOptions) -> bool:
         return False
 
     def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:

@@ -93,8 +93,8 @@ class LatentModel(Protocol):
         """The end of the prompt that the model would not read; "" if it reads all of it."""
         ...
 
-    def guides(self, guidance_scale: float) -> bool:
-        """Whether it is led away from the negative prompt at that scale."""
+    def guides(self, options: EditOptions) -> bool:
+        """Whether any step is led away from the negative prompt. `options` must be resolved."""
         ...
 
     def trajectory(self, prompt: Prompts, options: EditOptions, grid: tuple[int, int]) -> Trajectory:

@@ -15,6 +15,7 @@ from bld.errors import ModelUnavailable
 from bld.models.base import Prompts, Trajectory
 from bld.models.networks import empty_network, loading, whole_network
 from bld.models.single import SingleFile
+from bld.models.trajectory import start
 from bld.models.weights import fingerprint
 from bld.options import EditOptions
 
@@ -186,9 +187,13 @@ class Family(ABC):
         """What a network that takes the guidance scale as an input is told; None: guidance runs it twice."""
         return None
 
-    def guides(self, guidance_scale: float) -> bool:
+    def guides(self, options: EditOptions) -> bool:
         """See `LatentModel.guides`."""
-        return guidance_scale != 1 and self.told(guidance_scale) is None
+        scale, steps = options.guidance_scale, options.steps
+        if scale is None or steps is None:
+            raise ValueError("options must be resolved")
+        run = range(start(steps, options.strength), steps)
+        return scale != 1 and self.told(scale) is None and bool(run[_guided_part(options, len(run))])
 
     def _conditions(self, prompt: Prompts, size: tuple[int, int]) -> Condition:
         """A row for the prompt that all latents share, or a row for each prompt."""
@@ -210,9 +215,8 @@ class Family(ABC):
         size = (grid[0] * self.latent_factor, grid[1] * self.latent_factor)
         told = self.told(scale)
         d = {**self._conditions(prompt, size), **(told or {})}
-        ends = (options.guidance_start, options.guidance_end)
-        within = frozenset(timesteps[slice(*(int(share * len(timesteps) + 0.5) for share in ends))])
-        null = self.nulls(options.negative_prompt, size) if within and self.guides(scale) else None
+        within = frozenset(timesteps[_guided_part(options, len(timesteps))])
+        null = self.nulls(options.negative_prompt, size) if self.guides(options) else None
 
         def rows(condition: Condition, n: int) -> Condition:
             return {key: value.expand(n, *value.shape[1:]) for key, value in condition.items()}
@@ -227,6 +231,11 @@ class Family(ABC):
             return without + scale * (prompted - without)
 
         return predict
+
+
+def _guided_part(options: EditOptions, steps: int) -> slice:
+    """Which of the steps guidance acts in."""
+    return slice(*(int(share * steps + 0.5) for share in (options.guidance_start, options.guidance_end)))
 
 
 def cut(tokenizer: Any, prompt: str, limit: int) -> str:

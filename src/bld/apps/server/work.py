@@ -14,6 +14,7 @@ from bld.editor import Editor, EditResult, Preview
 from bld.errors import InvalidInput
 from bld.images import Photograph, open_photograph, to_pil
 from bld.masks import FloatArray
+from bld.task import HIDDEN
 
 HOLES = ("alpha", "transparency")  # ways to read a mask that are meant for a photograph's own alpha
 LONGEST = {"jpeg": 65_500, "webp": 16_383}  # px, sides that such a file can have
@@ -102,10 +103,12 @@ def _finished(order: Order, result: EditResult) -> Finished:
     transparent = photographs[0].alpha is not None and order.background != "opaque"
     size = order.size or photographs[0].size
     scaled = size != photographs[0].size
-    notes = [f"result scaled to {size[1]}x{size[0]}"] * scaled
+    notes = [note for note in result.notes if note != HIDDEN]
+    if scaled:
+        notes.append(f"result scaled to {size[1]}x{size[0]}")
     if photographs[0].pixels.dtype == np.uint16 and (scaled or order.output_format != "png"):
         notes.append("16 bits written as 8")
-    return Finished(pictures, size, transparent, (*order.notes, *result.notes, *notes))
+    return Finished(pictures, size, transparent, (*order.notes, *notes))
 
 
 def _visible(photograph: Photograph, mask: FloatArray) -> Photograph:
