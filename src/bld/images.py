@@ -174,7 +174,10 @@ def from_tensor(batch: "torch.Tensor") -> FloatArray:
 
     pixels = batch.detach().to(device="cpu", dtype=torch.float32)
     if not bool(torch.isfinite(pixels).all()):
-        raise BldError(f"the decoder gave values that are not numbers, in {batch.dtype}; use dtype float32")
+        raise BldError(
+            "the decoder gave values that are not numbers: use dtype float32, and where it is tuned a "
+            "smaller --tune-lr"
+        )
     in_range = ((pixels + 1) / 2).clamp(0, 1)
     return np.ascontiguousarray(in_range.permute(0, 2, 3, 1).numpy())
 

@@ -11,11 +11,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bld.errors import InvalidInput
+from bld.errors import BldError, InvalidInput
 from bld.models.base import CLEAN
 from bld.models.load import load_model
 from bld.models.unet import UNetModel
-from bld.options import EditOptions, resolve
+from bld.options import DType, EditOptions, resolve
 from bld.training.recipes import SCHEDULER
 from tests.tiny import SD1_SCHEDULER, TINY_GUIDANCE, TINY_SIZE, TINY_STEPS, tiny_folder
 
@@ -313,3 +313,16 @@ def test_bfloat16_gives_nearly_the_same(tiny: Path, tiny_model: UNetModel) -> No
     torch.testing.assert_close(half.encode(x), tiny_model.encode(x), atol=0.05, rtol=0.05)
     difference = sampled(half, "a cat") - sampled(tiny_model, "a cat")
     assert difference.std() < 0.1 * sampled(tiny_model, "a cat").std()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [("bfloat16", "in bfloat16: use --dtype float32"), ("float32", "in float32: its weights")],
+)
+def test_values_that_are_not_numbers_are_told_with_the_models_dtype(
+    tiny: Path, dtype: DType, said: str
+) -> None:
+    model = load_model(str(tiny), dtype=dtype)
+    z = torch.full((1, 4, 8, 8), torch.nan)
+    with pytest.raises(BldError, match=rf"gave values that are not numbers, {said}"):
+        model.decode(z)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bld.errors import ModelUnavailable
+from bld.errors import BldError, ModelUnavailable
 from bld.models.base import Prompts, Trajectory
 from bld.models.networks import empty_network, loading, whole_network
 from bld.models.single import SingleFile
@@ -115,8 +115,12 @@ class Family(ABC):
 
     @torch.no_grad()
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """D(z): b c h w to b 3 fh fw, about [-1, 1]."""
+        """D(z): b c h w to b 3 fh fw, about [-1, 1]. Raises BldError for what would be a black picture."""
         image: torch.Tensor = self.vae.decode(self.unscaled(z.to(self.device)).to(self.vae.dtype)).sample
+        if not bool(torch.isfinite(image).all()):
+            mend = "its weights may be damaged" if self.dtype == torch.float32 else "use --dtype float32"
+            ran = str(self.dtype).removeprefix("torch.")
+            raise BldError(f"{self.name} gave values that are not numbers, in {ran}: {mend}")
         return image.float()
 
     def decoder(self) -> torch.nn.Sequential:
