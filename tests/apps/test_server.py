@@ -171,6 +171,7 @@ def test_an_alias_is_another_name() -> None:
         ({"prompt": "x" * 1_000_000}, "prompt", "expected 32000 at most"),
         ({"n": 10_000}, "n", "expected 1 to 10"),
         ({"size": "huge"}, "size", "expected auto or WIDTHxHEIGHT"),
+        ({"size": "auto\n"}, "size", "expected auto or WIDTHxHEIGHT"),
         ({"size": "99999x99999"}, "size", "is 99999x99999, 9999800001 pixels; the server takes up to"),
         ({"output_format": "svg"}, "output_format", "expected one of png, jpeg, webp"),
         ({"image": WIDE, "mask": WIDE, "output_format": "webp"}, "output_format", "holds sides of 16383 px"),
