@@ -236,7 +236,7 @@ class BatchOptions:
     retries: int = _option(
         2, "how often rows are tried again whose worker died, together and then each alone", low=0, high=100
     )
-    retry_failed: bool = _option(False, "try rows again that failed in an earlier run")
+    retry_failed: bool = _option(False, "try rows again that failed or were skipped in an earlier run")
     dry_run: bool = _option(False, "check the manifest and say what would be done")
     allow_host: tuple[str, ...] = _option(
         (), "host that http and https URLs in the manifest may name; may be given several times"

@@ -104,6 +104,27 @@ def test_parts_together_are_the_whole(undisturbed: Path, worker: Here, model: Pa
     assert {**parts[0], **parts[1]} == statuses(undisturbed / "out")
 
 
+def test_what_one_part_cannot_reach_for_a_moment_moves_no_row_to_another(
+    worker: Here, model: Path, tmp_path: Path
+) -> None:
+    pictures(tmp_path, 8)
+    rows = [row(i, image=f"photo{i}.png", mask="mask0.png", batch_size=1) for i in range(8)]
+
+    def part(i: int, **batch: Any) -> tuple[Tally, dict[str, str]]:
+        asked = job(tmp_path, rows, model, tmp_path / "out", shard=f"{i}/2", **batch)
+        return run(asked, worker.at(asked.work)), statuses(tmp_path / "out", f"index-{i}-of-2.parquet")
+
+    first = part(1)
+    (tmp_path / "photo6.png").rename(tmp_path / "away")
+    assert part(2, skip_invalid=True)[0] == Tally(3, 0, 1, 0)
+    (tmp_path / "away").rename(tmp_path / "photo6.png")
+    assert part(2)[0] == Tally(3, 0, 1, 0), "what it begins with holds to its end"
+    tally, second = part(2, retry_failed=True)
+    assert tally == Tally(4, 0, 0, 0)
+    assert part(1, retry_failed=True) == first
+    assert [*first[1], *second] == [one["id"] for one in rows]
+
+
 @pytest.mark.parametrize("shard", ["1/1", "2/3"])
 @pytest.mark.parametrize("change", ["manifest", "options", "threads"])
 def test_another_job_is_refused_in_its_folder(
@@ -181,6 +202,9 @@ def test_bad_rows_are_all_named_before_anything_is_written(worker: Here, model: 
     ]  # fmt: skip
     (tmp_path / "none.png").write_bytes((tmp_path / "photo0.png").read_bytes())
     assert run(asked, worker.at(asked.work)) == Tally(2, 0, 5, 0), "what it begins with holds to its end"
+    asked = job(tmp_path, rows, model, tmp_path / "out", retry_failed=True)
+    assert run(asked, worker.at(asked.work)) == Tally(3, 0, 4, 0)
+    assert worker.units == [("r02",)]
 
 
 def test_a_dry_run_reads_prompts_without_the_models_weights(model: Path, tmp_path: Path) -> None:
