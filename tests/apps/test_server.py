@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import socket
 import threading
 import time
@@ -22,7 +23,18 @@ from bld.apps.server.settings import Settings
 from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
 from bld.png import encode_png
-from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
+from tests.apps.servers import (
+    DEADLINE,
+    HOLE,
+    HOLED,
+    PHOTO,
+    BrightestRed,
+    Running,
+    encoded,
+    pixels,
+    running,
+    until,
+)
 from tests.disk import full_disk
 from tests.tiny import GaussianModel
 
@@ -374,6 +386,23 @@ def test_a_slow_upload_is_hung_up_on() -> None:
         assert line.recv(1000).startswith(b"HTTP/1.1 408 ")
         with server.http() as http:
             assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_client_that_does_not_read_its_answer_holds_up_no_shutdown(stream: str) -> None:
+    with running(answer_timeout=1.0) as server, dialled(server) as line:
+        body = {"prompt": RED, "steps": "1", "n": "2", "stream": stream}
+        body["size"] = "2400x1800"  # 16 MB in all, more than lies between here and there
+        files = {"image": IMAGE, "mask": MASK}
+        asked = httpx2.Request("POST", server.url, data=body, files=files, headers={"host": "x"})
+        kind = f"content-type: {asked.headers['content-type']}\r\n".encode()
+        content = asked.read()
+        line.sendall(HEAD.replace(b"content-type: multipart/form-data; boundary=x\r\n", kind))
+        line.sendall(b"content-length: %d\r\n\r\n" % len(content) + content)
+        assert line.recv(15) == b"HTTP/1.1 200 OK"
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.thread.join(DEADLINE)
+        assert not server.thread.is_alive()
 
 
 def test_a_client_that_hangs_up_during_the_upload_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
