@@ -122,6 +122,7 @@ def test_formats_and_urls(server: Running, kind: Any, magic: bytes) -> None:
     assert found.headers["content-type"] == f"image/{kind}"
     assert found.content.startswith(magic)
     assert answer.data[0].b64_json is None
+    assert answer.data[0].background_max_error == (0 if kind == "png" else None), "other files lose some"
     assert len(answer.data[0].url.rsplit("/", 1)[1]) > 40, "nobody guesses that"
 
 
@@ -129,6 +130,7 @@ def test_a_size_of_the_same_proportions_scales_and_says_so(server: Running) -> N
     answer = edit(server, size="240x180")
     assert decoded(answer.data[0]).shape == (180, 240, 3)
     assert "result scaled to 240x180" in answer.notes
+    assert answer.data[0].background_max_error is None
     assert "use auto or 1024x768" in refused(server, size="1024x1024").message
 
 
