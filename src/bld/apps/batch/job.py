@@ -1,6 +1,5 @@
 """A batch from its manifest to its index: check, plan, run, record; and go on where it stopped."""
 
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -24,7 +23,6 @@ from bld.options import BatchOptions
 
 TEXTS = 2000  # that a worker reads at a time
 CLAIM, FACTS = "job", "facts.json"  # the folder, and the file in it, that say whose a folder is
-RESULT = ("dtype", "vae", "lora", "textual_inversion", "compile")  # of loading, what results depend on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +45,14 @@ class Job:
         """Of this part of the job."""
         return self.output / f"index{shard_suffix(self.batch)}.parquet"
 
-    def facts(self, revisions: dict[str, str | None]) -> dict[str, Any]:
+    def facts(self, reading: Reading) -> dict[str, Any]:
         """What decides the results: a run that goes on must have the same."""
-        loading = dataclasses.asdict(self.work.loading)
         return {
             "manifest": digest(self.manifest),
             "model": self.work.model,
             "ranker": self.work.ranker,
-            "weights": revisions,
-            "loading": {key: loading[key] for key in RESULT},
+            "weights": reading.revisions,
+            "loading": reading.loading,
             "options": dict(self.common),
             "threads": self.work.threads,
         }
@@ -110,11 +107,11 @@ def run(job: Job, pool: Pool, *, quiet: bool = False) -> Tally:
         begun = ledger is not None and ledger.begun()
         if ledger and begun:
             again = ledger.numbers("invalid") if job.batch.retry_failed else set()
-            refused, revisions = _refusals(job, pool, [row for row in rows if row.number in again])
+            refused, reading = _refusals(job, pool, [row for row in rows if row.number in again])
         else:
-            refused, revisions = _refusals(job, pool, rows)
+            refused, reading = _refusals(job, pool, rows)
             _refuse_unfit(job, rows, unread, [*unread, *refused])
-        take_folder(job, job.facts(revisions))
+        take_folder(job, job.facts(reading))
         ledger = ledger or stack.enter_context(Ledger(job.ledger))
         if not begun:
             ledger.begin(map(_invalid, refused))
@@ -123,15 +120,15 @@ def run(job: Job, pool: Pool, *, quiet: bool = False) -> Tally:
         return _go_on(job, pool, ledger, mine, unread, quiet)
 
 
-def _refusals(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refusal], dict[str, str | None]]:
-    """Which of these rows cannot be edited, and the weights' revisions."""
+def _refusals(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refusal], Reading]:
+    """Which of these rows cannot be edited, and what the others' results depend on."""
     with ThreadPoolExecutor(1) as beside:  # a worker reads the prompts while the files are looked at
         prompts = beside.submit(_check_prompts, job, pool, rows)
         refused = {refusal.number: refusal for refusal in check_files(rows, job.common, job.work.files)}
-        found, revisions = prompts.result()
+        found, reading = prompts.result()
     unmatched = {refusal.number: refusal for refusal in check_options(rows, job.common)}
     refused = {**{refusal.number: refusal for refusal in found}, **refused, **unmatched}
-    return list(refused.values()), revisions
+    return list(refused.values()), reading
 
 
 def _refuse_unfit(job: Job, rows: Sequence[Row], unread: Sequence[Refusal], every: Sequence[Refusal]) -> None:
@@ -141,7 +138,7 @@ def _refuse_unfit(job: Job, rows: Sequence[Row], unread: Sequence[Refusal], ever
         raise Unfit(job, count, sorted(every, key=lambda refusal: refusal.number))
 
 
-def _check_prompts(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refusal], dict[str, str | None]]:
+def _check_prompts(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refusal], Reading]:
     def texts(row: Row) -> list[Text]:
         if row.value("truncate_prompt", job.common):
             return []
@@ -152,13 +149,12 @@ def _check_prompts(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refu
     refused: dict[Text, str] = {}
     for reading in _readings(pool, some):
         refused |= reading.refused
-        revisions = reading.revisions
     refusals = []
     for row in rows if refused else ():
         reason = next((refused[text] for text in texts(row) if text in refused), None)
         if reason:
             refusals.append(Refusal(row.number, row.line, row.id, reason))
-    return refusals, revisions
+    return refusals, reading
 
 
 def _readings(pool: Pool, texts: Sequence[Sequence[Text]]) -> Iterator[Reading]:
