@@ -286,6 +286,19 @@ def test_keys() -> None:
             assert http.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize(("keys", "senders"), [((), 1), (("first", "second"), 2)])
+def test_turns_go_by_keys_that_are_checked_and_else_by_address(
+    keys: tuple[str, ...], senders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(api_keys=keys) as server:
+        submit, seen = server.service.jobs.submit, []
+        monkeypatch.setattr(server.service.jobs, "submit", lambda job: (seen.append(job), submit(job)))
+        for key in ("first", "second"):
+            edit(server, {"api_key": key}, user="x")
+    assert len({job.client for job in seen}) == senders
+    assert {job.user for job in seen} == {"x"}
+
+
 @pytest.mark.parametrize("key", ["", " ", " first"])
 def test_a_key_that_is_none_is_refused(key: str) -> None:
     """An empty one would be that of every request without a header."""
