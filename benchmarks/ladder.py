@@ -3,8 +3,8 @@ it does not take, a row each beside them: fewer steps of DDIM, and UniPC.
 
     python benchmarks/ladder.py --cases 16
 
-Rows are kept in --output, so a run that was stopped goes on, and one with more cases adds to it. Time and
-evaluations are those of all cases, so run it on a machine that does nothing else.
+Rows are kept in --output, so a run that was stopped goes on, and one with more cases adds to it. All figures
+are of the cases that every rung has, times included, so run it on a machine that does nothing else.
 """
 
 import argparse
@@ -65,8 +65,8 @@ def main() -> None:
     found = {entry["system"]: entry for entry in bench.summary(given.output)}
     print("| with | UNet evaluations | seconds | pictures judged a case | batch, % | first, % (95 %) |")
     print("|---" * 6 + "|")
-    measured = bench.rows(given.output, "case")
-    for name in [rung for rung in RUNGS if rung in measured]:
+    measured = bench.judged(given.output)
+    for name in [rung for rung in RUNGS if measured.get(rung)]:
         rows, entry = measured[name], found[name]
         low, high = 100 * entry["top_low"], 100 * entry["top_high"]
         print(

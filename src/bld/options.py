@@ -28,9 +28,12 @@ MAX_SEED = 2**63 - 1
 Options = TypeVar("Options")
 
 
-def _option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field with its help text and its inclusive range."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+def _option(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, absent: str = ""
+) -> Any:
+    """A field with its help text and its inclusive range. absent: the help's end, what is done without it."""
+    full = f"{help}; {absent}" if absent else help
+    return field(default=default, metadata={"help": full, "absent": absent, "low": low, "high": high})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,8 @@ class EditOptions:
         low=1, high=256,
     )  # fmt: skip
     seed: int | None = _option(
-        None, "seed of the first candidate, the next ones count up; drawn and reported if left out",
-        low=0, high=MAX_SEED - 256,
+        None, "seed of the first candidate, the next ones count up", low=0, high=MAX_SEED - 256,
+        absent="drawn and reported if left out",
     )  # fmt: skip
     steps: int | None = _option(
         None, "denoising steps of the full schedule; the model's own number if left out", low=1, high=1000
@@ -236,7 +239,7 @@ class BatchOptions:
     retries: int = _option(
         2, "how often rows are tried again whose worker died, together and then each alone", low=0, high=100
     )
-    retry_failed: bool = _option(False, "try rows again that failed in an earlier run")
+    retry_failed: bool = _option(False, "try rows again that failed or were skipped in an earlier run")
     dry_run: bool = _option(False, "check the manifest and say what would be done")
     allow_host: tuple[str, ...] = _option(
         (), "host that http and https URLs in the manifest may name; may be given several times"

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +13,11 @@ import httpx2
 import numpy as np
 import numpy.typing as npt
 import openai
-import uvicorn
 from PIL import Image
 
 from bld import Editor
-from bld.apps.server.app import create_app, served
+from bld.apps.server.app import create_app
 from bld.apps.server.run import Server
-from bld.apps.server.service import Service
 from bld.apps.server.settings import Settings
 from tests.tiny import GatedModel
 
@@ -52,8 +51,9 @@ class BrightestRed:
 class Running:
     """A server that runs in a thread, and clients of it."""
 
-    def __init__(self, url: str, service: Service, model: GatedModel, server: Server) -> None:
-        self.url, self.service, self.model, self.server = url, service, model, server
+    def __init__(self, url: str, model: GatedModel, server: Server, thread: threading.Thread) -> None:
+        self.url, self.model, self.server, self.thread = url, model, server, thread
+        self.service = server.service
         self._clients: list[openai.OpenAI] = []
 
     def openai(self, **options: Any) -> openai.OpenAI:
@@ -85,14 +85,11 @@ def running(open_gate: bool = True, **settings: Any) -> Iterator[Running]:
     if open_gate:
         model.let()
     app = create_app([{"gaussian": Editor(model, BrightestRed())}], Settings(**settings))
-    service: Service = app.state.service
-    config = uvicorn.Config(served(app), port=0, log_config=None, access_log=False)
-    server = Server(config, service)
-    sock = config.bind_socket()
+    server, sock = Server(app), socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
     thread.start()
     until(lambda: server.started)
-    found = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", service, model, server)
+    found = Running(f"http://127.0.0.1:{sock.getsockname()[1]}", model, server, thread)
     try:
         yield found
     finally:

@@ -22,6 +22,7 @@ from bld.apps.batch.ledger import Ledger, Outcome
 from bld.apps.batch.manifest import read, seed_of
 from bld.apps.batch.plan import units
 from bld.apps.batch.run import Died
+from bld.apps.batch.work import Reading
 from bld.errors import BldError, InvalidInput
 from tests.apps.batches import Here, index, job, manifest, pictures, results, row, statuses
 
@@ -104,8 +105,29 @@ def test_parts_together_are_the_whole(undisturbed: Path, worker: Here, model: Pa
     assert {**parts[0], **parts[1]} == statuses(undisturbed / "out")
 
 
+def test_what_one_part_cannot_reach_for_a_moment_moves_no_row_to_another(
+    worker: Here, model: Path, tmp_path: Path
+) -> None:
+    pictures(tmp_path, 8)
+    rows = [row(i, image=f"photo{i}.png", mask="mask0.png", batch_size=1) for i in range(8)]
+
+    def part(i: int, **batch: Any) -> tuple[Tally, dict[str, str]]:
+        asked = job(tmp_path, rows, model, tmp_path / "out", shard=f"{i}/2", **batch)
+        return run(asked, worker.at(asked.work)), statuses(tmp_path / "out", f"index-{i}-of-2.parquet")
+
+    first = part(1)
+    (tmp_path / "photo6.png").rename(tmp_path / "away")
+    assert part(2, skip_invalid=True)[0] == Tally(3, 0, 1, 0)
+    (tmp_path / "away").rename(tmp_path / "photo6.png")
+    assert part(2)[0] == Tally(3, 0, 1, 0), "what it begins with holds to its end"
+    tally, second = part(2, retry_failed=True)
+    assert tally == Tally(4, 0, 0, 0)
+    assert part(1, retry_failed=True) == first
+    assert [*first[1], *second] == [one["id"] for one in rows]
+
+
 @pytest.mark.parametrize("shard", ["1/1", "2/3"])
-@pytest.mark.parametrize("change", ["manifest", "options", "threads"])
+@pytest.mark.parametrize("change", ["manifest", "options", "threads", "loading"])
 def test_another_job_is_refused_in_its_folder(
     undisturbed: Path, worker: Here, model: Path, tmp_path: Path, change: str, shard: str
 ) -> None:
@@ -117,12 +139,24 @@ def test_another_job_is_refused_in_its_folder(
         asked = replace(asked, manifest=manifest(tmp_path, [row(0)]))
     elif change == "options":
         asked = replace(asked, common={**asked.common, "steps": 3})
-    else:
+    elif change == "threads":
         asked = replace(asked, work=replace(asked.work, threads=2))
+    else:
+        loading = replace(asked.work.loading, vae_tiling=True)
+        asked = replace(asked, work=replace(asked.work, loading=loading))
     with pytest.raises(InvalidInput, match=f"begun with other {change}"):
         run(asked, worker.at(asked.work))
     assert results(tmp_path / "out") == results(undisturbed / "out")
     assert len(list((tmp_path / "out").iterdir())) == 4, "it has left nothing of its own"
+
+
+def test_what_dtype_auto_comes_to_is_a_fact_of_the_job(worker: Here, model: Path, tmp_path: Path) -> None:
+    """float32 on a CPU, half precision elsewhere."""
+    asked = job(tmp_path, [row(0)], model, tmp_path / "out")
+    facts = asked.facts(worker.at(asked.work).worker.read([]))  # type: ignore[union-attr]
+    assert facts["loading"]["dtype"] == "auto on cpu"
+    assert {"vae", "vae_tiling", "config", "compile"} < set(facts["loading"])
+    assert "device" not in facts["loading"]
 
 
 def test_of_parts_that_begin_at_once_one_says_what_the_job_is(model: Path, tmp_path: Path) -> None:
@@ -133,7 +167,7 @@ def test_of_parts_that_begin_at_once_one_says_what_the_job_is(model: Path, tmp_p
     def begin(one: jobs.Job) -> str:
         together.wait()
         try:
-            jobs.take_folder(one, one.facts({"model": "1"}))
+            jobs.take_folder(one, one.facts(Reading({"model": "1"}, {}, {})))
         except InvalidInput as error:
             return str(error)
         return ""
@@ -181,6 +215,9 @@ def test_bad_rows_are_all_named_before_anything_is_written(worker: Here, model: 
     ]  # fmt: skip
     (tmp_path / "none.png").write_bytes((tmp_path / "photo0.png").read_bytes())
     assert run(asked, worker.at(asked.work)) == Tally(2, 0, 5, 0), "what it begins with holds to its end"
+    asked = job(tmp_path, rows, model, tmp_path / "out", retry_failed=True)
+    assert run(asked, worker.at(asked.work)) == Tally(3, 0, 4, 0)
+    assert worker.units == [("r02",)]
 
 
 def test_a_dry_run_reads_prompts_without_the_models_weights(model: Path, tmp_path: Path) -> None:

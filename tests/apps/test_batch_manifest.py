@@ -93,13 +93,11 @@ def test_a_bad_row_is_named_and_the_others_are_read(tmp_path: Path, case: str) -
 
 def test_broken_lines_do_not_hide_the_others(tmp_path: Path) -> None:
     path = manifest(tmp_path, [row(0), row(1)])
-    path.write_text("[1]\n{\n\n" + path.read_text())
+    path.write_text("[1]\n{\n\n" + "[" * 200_000 + "\n" + path.read_text())
     rows, refused = read(path)
-    assert [(one.id, one.line, one.number) for one in rows] == [("r00", 4, 2), ("r01", 5, 3)]
-    assert [(one.line, one.reason[:18]) for one in refused] == [
-        (1, "not a line of JSON"),
-        (2, "not a line of JSON"),
-    ]
+    assert [(one.id, one.line, one.number) for one in rows] == [("r00", 5, 3), ("r01", 6, 4)]
+    assert [one.line for one in refused] == [1, 2, 4]
+    assert all(one.reason.startswith("not a line of JSON (") for one in refused)
     path = tmp_path / "rows.csv"
     path.write_text("id,image,mask,prompt,steps\na,i,m,p\nb,i,m,p,many\nc,i,m,p,3,4\nd,i,m,p,3\n")
     rows, refused = read(path)

@@ -50,6 +50,13 @@ def test_the_plan_does_not_depend_on_the_order_of_reading(rows: list[Row], rando
     assert units(mixed, {}) == units(rows, {})
 
 
+def test_what_finishes_an_edit_may_be_each_rows_own() -> None:
+    finishes = ({}, {"exact": False}, {"tuner": "fast"}, {"tune_blocks": 2})
+    rows = [a_row(i, candidates=1, **finish) for i, finish in enumerate(finishes)]
+    assert [len(unit) for unit in units(rows, {})] == [4]
+    assert [len(unit) for unit in units([*rows[:2], a_row(2, candidates=1, scheduler="unipc")], {})] == [2, 1]
+
+
 def test_the_same_photograph_is_edited_in_a_row() -> None:
     every = units([a_row(i, "ab"[i % 2], candidates=2) for i in range(8)], {"batch_size": 4})
     assert [[row.number for row in unit] for unit in every] == [[0, 2], [4, 6], [1, 3], [5, 7]]
@@ -93,8 +100,8 @@ def test_the_ledger_keeps_what_it_is_told(tmp_path: Path) -> None:
         assert ledger.begun()
         assert list(ledger.outcomes())[:2] == [done(0), failed], "the first word counts"
         assert (ledger.numbers(), ledger.numbers("failed")) == ({0, 1, 5}, {1})
-        ledger.forget("failed")
-        assert ledger.numbers() == {0, 5}
+        ledger.try_again([Outcome(number=6, id="", status="invalid", reason="bad", tries=0)])
+        assert ledger.numbers() == {0, 6}
 
 
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:

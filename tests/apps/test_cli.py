@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bld.apps.flags import GROUPS, with_edit_options
+from bld.apps import cli, evaluate
+from bld.apps.batch import command as batch
+from bld.apps.flags import FINISH, GROUPS, with_edit_options
 from bld.apps.record import changed_inputs, command, digest, read
 from bld.models import load
 from bld.options import FIELDS
@@ -486,3 +488,20 @@ def test_every_option_has_a_flag_and_no_default_of_its_own() -> None:
     for name, option in FIELDS.items():
         told = parameters[name].annotation.__metadata__[0].help
         assert told.startswith(option.metadata["help"])
+
+
+def flags(command: Any) -> dict[str, str]:
+    """What the help says of each option of an edit."""
+    parameters = inspect.signature(command).parameters
+    return {name: parameters[name].annotation.__metadata__[0].help for name in FIELDS if name in parameters}
+
+
+def test_the_help_says_what_is_taken_for_a_flag_that_is_not_given() -> None:
+    (command,) = batch.app.registered_commands
+    assert flags(command.callback)["seed"].endswith("count up (default: made from each row's id)")
+    assert "(default: 24, of baselines their own; 1 to 256)" in flags(evaluate.run)["candidates"]
+    assert "seed" not in flags(evaluate.run), "each case has its own"
+    told = flags(cli.reconstruct)
+    for name in (name for group in FINISH for name in GROUPS[group]):
+        assert "(default: as in the edit" in told[name]
+        assert told[name].count("default") == 1

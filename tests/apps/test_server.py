@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import socket
 import threading
 import time
@@ -23,7 +24,18 @@ from bld.errors import InvalidInput
 from bld.options import FIELDS, PRESETS
 from bld.png import encode_png
 from bld.task import HIDDEN
-from tests.apps.servers import HOLE, HOLED, PHOTO, BrightestRed, Running, encoded, pixels, running, until
+from tests.apps.servers import (
+    DEADLINE,
+    HOLE,
+    HOLED,
+    PHOTO,
+    BrightestRed,
+    Running,
+    encoded,
+    pixels,
+    running,
+    until,
+)
 from tests.disk import full_disk
 from tests.tiny import GaussianModel
 
@@ -112,6 +124,7 @@ def test_formats_and_urls(server: Running, kind: Any, magic: bytes) -> None:
     assert found.headers["content-type"] == f"image/{kind}"
     assert found.content.startswith(magic)
     assert answer.data[0].b64_json is None
+    assert answer.data[0].background_max_error == (0 if kind == "png" else None), "other files lose some"
     assert len(answer.data[0].url.rsplit("/", 1)[1]) > 40, "nobody guesses that"
 
 
@@ -119,6 +132,7 @@ def test_a_size_of_the_same_proportions_scales_and_says_so(server: Running) -> N
     answer = edit(server, size="240x180")
     assert decoded(answer.data[0]).shape == (180, 240, 3)
     assert "result scaled to 240x180" in answer.notes
+    assert answer.data[0].background_max_error is None
     assert "use auto or 1024x768" in refused(server, size="1024x1024").message
 
 
@@ -173,6 +187,7 @@ def test_an_alias_is_another_name() -> None:
         ({"prompt": "x" * 1_000_000}, "prompt", "expected 32000 at most"),
         ({"n": 10_000}, "n", "expected 1 to 10"),
         ({"size": "huge"}, "size", "expected auto or WIDTHxHEIGHT"),
+        ({"size": "auto\n"}, "size", "expected auto or WIDTHxHEIGHT"),
         ({"size": "99999x99999"}, "size", "is 99999x99999, 9999800001 pixels; the server takes up to"),
         ({"output_format": "svg"}, "output_format", "expected one of png, jpeg, webp"),
         ({"image": WIDE, "mask": WIDE, "output_format": "webp"}, "output_format", "holds sides of 16383 px"),
@@ -271,6 +286,19 @@ def test_keys() -> None:
         assert httpx2.get(url).status_code == 200, "its name is the key"
         with server.http() as http:
             assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(("keys", "senders"), [((), 1), (("first", "second"), 2)])
+def test_turns_go_by_keys_that_are_checked_and_else_by_address(
+    keys: tuple[str, ...], senders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(api_keys=keys) as server:
+        submit, seen = server.service.jobs.submit, []
+        monkeypatch.setattr(server.service.jobs, "submit", lambda job: (seen.append(job), submit(job)))
+        for key in ("first", "second"):
+            edit(server, {"api_key": key}, user="x")
+    assert len({job.client for job in seen}) == senders
+    assert {job.user for job in seen} == {"x"}
 
 
 @pytest.mark.parametrize("key", ["", " ", " first"])
@@ -375,6 +403,23 @@ def test_a_slow_upload_is_hung_up_on() -> None:
         assert line.recv(1000).startswith(b"HTTP/1.1 408 ")
         with server.http() as http:
             assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_client_that_does_not_read_its_answer_holds_up_no_shutdown(stream: str) -> None:
+    with running(answer_timeout=1.0) as server, dialled(server) as line:
+        body = {"prompt": RED, "steps": "1", "n": "2", "stream": stream}
+        body["size"] = "2400x1800"  # 16 MB in all, more than lies between here and there
+        files = {"image": IMAGE, "mask": MASK}
+        asked = httpx2.Request("POST", server.url, data=body, files=files, headers={"host": "x"})
+        kind = f"content-type: {asked.headers['content-type']}\r\n".encode()
+        content = asked.read()
+        line.sendall(HEAD.replace(b"content-type: multipart/form-data; boundary=x\r\n", kind))
+        line.sendall(b"content-length: %d\r\n\r\n" % len(content) + content)
+        assert line.recv(15) == b"HTTP/1.1 200 OK"
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.thread.join(DEADLINE)
+        assert not server.thread.is_alive()
 
 
 def test_a_client_that_hangs_up_during_the_upload_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:

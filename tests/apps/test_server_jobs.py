@@ -14,8 +14,8 @@ from bld.errors import Cancelled
 from tests.apps.servers import until
 
 
-def job(work: Callable[[], Any], told: list[Any], client: str = "") -> Job[None]:
-    return Job(lambda *_: work(), told.append, client=client, id="")
+def job(work: Callable[[], Any], told: list[Any], client: str = "", user: str = "") -> Job[None]:
+    return Job(lambda *_: work(), told.append, client=client, user=user, id="")
 
 
 def held(jobs: Jobs[None]) -> tuple[Job[None], threading.Event]:
@@ -27,25 +27,33 @@ def held(jobs: Jobs[None]) -> tuple[Job[None], threading.Event]:
     return first, release
 
 
-@given(st.lists(st.sampled_from("abc"), max_size=12))
-def test_clients_take_turns_and_each_ones_jobs_keep_their_order(clients: list[str]) -> None:
+@given(st.lists(st.sampled_from([("a", ""), ("b", "x"), ("b", "y"), ("b", "z"), ("c", "x")]), max_size=12))
+def test_clients_take_turns_and_users_within_them(asked: list[tuple[str, str]]) -> None:
+    """And the jobs of each keep their order."""
     jobs: Jobs[None] = Jobs([None], 100)
     _, release = held(jobs)
-    order: list[tuple[str, int]] = []
-    for number, client in enumerate(clients):
-        jobs.submit(job(lambda c=client, n=number: order.append((c, n)), [], client))  # type: ignore[misc]
+    order: list[int] = []
+    for number, (client, user) in enumerate(asked):
+        jobs.submit(job(lambda n=number: order.append(n), [], client, user))  # type: ignore[misc]
     release.set()
     until(jobs.drained)
     jobs.close()
-    assert sorted(n for _, n in order) == list(range(len(clients)))
-    for client in set(clients):
-        places = [place for place, (c, _) in enumerate(order) if c == client]
-        own = [order[place][1] for place in places]
+    assert sorted(order) == list(range(len(asked)))
+    done = [asked[number] for number in order]
+    for one in set(asked):
+        own = [number for number in order if asked[number] == one]
         assert own == sorted(own)
+    assert_turns([client for client, _ in done])
+    for client in {client for client, _ in done}:
+        assert_turns([user for other, user in done if other == client])
+
+
+def assert_turns(done: list[str]) -> None:
+    for one in set(done):
+        places = [place for place, other in enumerate(done) if other == one]
         for before, after in itertools.pairwise(places):
-            between = {c for c, _ in order[before + 1 : after]}
-            waiting = {c for c, _ in order[after:]} - {client}
-            assert waiting <= between, "whoever waits has a turn in between"
+            waiting = set(done[after:]) - {one}
+            assert waiting <= set(done[before + 1 : after]), "whoever waits has a turn in between"
 
 
 def test_a_full_queue_refuses_and_an_idle_worker_is_room() -> None:

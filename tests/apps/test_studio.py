@@ -208,6 +208,7 @@ def png(shape: tuple[int, ...]) -> str:
         json.dumps({"base": 0, "mask": canvas.URL + base64.b64encode(b"no picture").decode(), "colours": ""}),
         json.dumps({"base": 0, "mask": png((5, 5, 4)), "colours": ""}),
         json.dumps({"base": 0, "mask": png((1, 3_000_000)), "colours": ""}),
+        pytest.param("[" * 200_000, id="deep"),
     ],
 )  # fmt: skip
 def test_what_is_no_painting_is_refused_in_one_line(text: str | None) -> None:

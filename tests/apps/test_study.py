@@ -100,6 +100,48 @@ def test_a_rater_answers_by_mouse_and_keys(folder: Path, bld: Run) -> None:
 
 
 @needs_browser
+def test_a_question_is_answered_once_and_none_is_skipped(folder: Path) -> None:
+    """Whatever is pressed while an answer is on its way, or pressed twice, or held."""
+    held: list[Any] = []
+
+    def answered(page: Any, count: int) -> None:
+        page.wait_for_function(f"document.getElementById('progress').value === {count}")
+
+    with served(folder) as url, browser_page() as page:
+        page.goto(url)
+        order = page.evaluate("questions.map(question => question.number)")
+        page.keyboard.press("ArrowDown")
+        answered(page, 1)
+        page.route("**/answers", lambda route: held.append(route))
+        with page.expect_request("**/answers"):
+            page.keyboard.press("ArrowLeft")
+        page.locator(".pair [data-side=right]").click()
+        page.get_by_role("button", name="Back").click()
+        with page.expect_response("**/answers"):
+            held.pop(0).continue_()
+        answered(page, 2)
+        assert not held
+        page.unroute("**/answers")
+        page.locator(".pair [data-side=left]").dblclick()
+        answered(page, 3)
+        page.keyboard.down("ArrowRight")
+        answered(page, 4)
+        page.keyboard.down("ArrowRight")
+        page.evaluate("delete answers[questions[1].number]; show()")  # as if it had been skipped
+        for count in range(4, 13):
+            page.keyboard.press("ArrowDown")
+            answered(page, count)
+        page.keyboard.press("ArrowUp")
+        assert page.get_by_text("Thank you").count() == 0
+        page.keyboard.press("ArrowDown")
+        page.get_by_text("Thank you").wait_for()
+    given = study.Answers(folder / study.ANSWERS).all()
+    assert {order.index(number): side for _, number, side in given} == {
+        place: {2: "left", 3: "right"}.get(place, "equal") for place in range(13)
+    }
+
+
+@needs_browser
 def test_without_a_server_the_answers_are_a_file(folder: Path, tmp_path: Path, bld: Run) -> None:
     """Another study, which the browser takes for the same place, begins anew and refuses them."""
     another = tmp_path / "another"

@@ -173,6 +173,18 @@ def test_the_batch_that_is_judged_is_counted(tiny_model: UNetModel, suite: Suite
     assert {entry["system"]: entry["pictures"] for entry in found} == {"ours-fast": 4, "ours-paper": 6}
 
 
+def test_systems_are_judged_on_the_cases_that_all_have(tmp_path: Path) -> None:
+    for name, cases in (("plain", (0, 1, 2)), ("ours-fast", (1,))):
+        for case in cases:
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"case-{case:03d}.json").write_text(
+                json.dumps({"case": case, "seconds": case})
+            )
+    one = [{"case": 1, "seconds": 1}]
+    assert bench.judged(tmp_path) == {"plain": one, "ours-fast": one}
+    assert bench.judged(tmp_path / "nowhere") == {}
+
+
 def test_rows_are_made_once_and_add_up(
     tiny_editor: Editor, entered: bench.Entered, suite: Suite, tmp_path: Path
 ) -> None:

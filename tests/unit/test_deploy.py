@@ -9,6 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from bld.models.known import known
 
@@ -63,6 +64,16 @@ def test_the_user_of_the_image_can_write_what_is_mounted() -> None:
         for volume in service["volumes"]:
             assert volume.partition(":")[2] in owned.split()
     assert {pod["spec"]["securityContext"]["fsGroup"] for pod in pods(MANIFESTS)} == {int(user)}
+
+
+def test_the_proxy_is_believed_and_nobody_else_can_come() -> None:
+    """It comes through Docker's bridge, whose default networks these are."""
+    for service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values():
+        (allowed,) = re.findall(r":-(.*)}", service["environment"]["FORWARDED_ALLOW_IPS"])
+        trusted = ProxyHeadersMiddleware(None, allowed).trusted_hosts  # type: ignore[arg-type]
+        assert all(bridge in trusted for bridge in ("172.17.0.1", "172.31.0.1", "192.168.240.1"))
+        assert "203.0.113.7" not in trusted
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 def test_a_login_shell_finds_the_commands() -> None:

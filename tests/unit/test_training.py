@@ -26,7 +26,7 @@ from bld.training.colours import COLOURS, dominant, nearest
 from bld.training.composites import Compositor, background_pool
 from bld.training.data import FLUENT, NOTO, PHOTOGRAPHS, SCENERY, everything, load_sprites
 from bld.training.limits import Limits
-from bld.training.loop import OutOfTime, Run, rate, whole
+from bld.training.loop import OutOfTime, Run, alone, rate, whole
 from bld.training.recipes import RECIPES
 from bld.training.run import Training
 from bld.training.vocabulary import EMPTY_SCENE, Name, captions, coloured, styles, vocabulary
@@ -299,16 +299,28 @@ def line(folder: Path, samples: int) -> tuple[Run, nn.Linear]:
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A constant rate: with the schedule, half of a run is another run.
     monkeypatch.setattr("bld.training.loop.rate", lambda done, *, warmup: 1.0)
+    monkeypatch.setattr("bld.training.loop.STEPS_BETWEEN_LOGS", 5)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole_run, whole = line(tmp_path / "whole", 80)
     line(tmp_path / "parts", 40)
+    log = tmp_path / "parts" / "line.csv"
+    log.write_text(log.read_text() + "60,0.1,1e-2,1\n8")  # and then it was killed
     resumed_run, resumed = line(tmp_path / "parts", 80)
     assert torch.equal(whole.weight, resumed.weight)
     assert torch.equal(
         whole_run.averages["line"].weights["weight"], resumed_run.averages["line"].weights["weight"]
     )
     assert resumed_run.done == 80
+    rows = log.read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["samples", "20", "40", "60", "80"]
+    assert "60,0.1,1e-2,1" not in rows
+
+
+def test_two_runs_of_a_part_in_one_folder_are_refused(tmp_path: Path) -> None:
+    training = Training(RECIPES["tiny"], tmp_path, tmp_path, None, torch.device("cpu"))
+    with alone(tmp_path, "autoencoder"), pytest.raises(InvalidInput, match="another bld train is at work"):
+        training.run("autoencoder")
 
 
 def test_a_run_out_of_time_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None:

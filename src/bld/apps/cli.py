@@ -18,6 +18,7 @@ from bld.apps.bench import bench
 from bld.apps.flags import (
     AUTO,
     FINISH,
+    GROUPS,
     MODEL,
     PROCESS,
     Device,
@@ -128,7 +129,11 @@ def edit(
 
 
 @app.command()
-@functools.partial(with_edit_options, groups=FINISH)
+@functools.partial(
+    with_edit_options,
+    groups=FINISH,
+    absent={name: "as in the edit" for group in FINISH for name in GROUPS[group]},
+)
 def reconstruct(
     *,
     folder: Annotated[Path, typer.Argument(help="output folder of bld edit")],

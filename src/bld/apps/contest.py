@@ -24,7 +24,7 @@ from bld.evaluation.methods import ByEditor, Folder, Function, Method, Remote, b
 from bld.evaluation.run import SETTINGS, Judges, is_whole, rows, run, settle, shared
 from bld.evaluation.suite import Suite
 from bld.images import save_png
-from bld.models.load import find, is_single, pick_device
+from bld.models.load import find, is_single, lasting, pick_device
 from bld.options import PRESETS, EditOptions, LoadOptions, check
 from bld.rank import RANKER_FILES, load_ranker
 
@@ -32,8 +32,6 @@ TILE, COLUMNS = 128, 10  # px of a picture on a sheet; how many cases the report
 SHOWN = 3  # pictures of each end on the ranking's sheet
 ALL = ("bld", *PAINTERS)
 REMOTE_BATCH = 10  # what an images/edits endpoint makes at most
-# Of LoadOptions what changes pictures by rounding at most.
-SPEED = ("device", "offload", "compile", "allow_pickle")
 
 
 class Contest:
@@ -76,9 +74,11 @@ class Contest:
         found = open_suite(suite_name)
         found = found.first(cases) if cases else found
         self.judges.check(found)
+        loading = lasting(self.entry.loading)
+        del loading["compile"]  # which changes pictures by rounding
         settings = {
             **shared(found, self.judges.classifier), "cases": len(found.cases),
-            "distance": self.judges.distance.name, "model": self.entry.model, **lasting(self.entry.loading),
+            "distance": self.judges.distance.name, "model": self.entry.model, **loading,
             "ranker": self.entry.ranker, **asdict(options),
             "baseline_candidates": candidates, "baseline_steps": steps,
         }  # fmt: skip
@@ -91,14 +91,6 @@ class Contest:
                 status(method.name)
                 run(found, method, self.judges, self.folder, lambda d, t, m=method: progress(m.name, d, t))  # type: ignore[misc]
         return _write_report(found, settings, self.folder)
-
-
-def lasting(loading: LoadOptions) -> dict[str, Any]:
-    """Of how a model is loaded, what its pictures depend on."""
-    kept = {name: value for name, value in asdict(loading).items() if name not in SPEED}
-    if loading.dtype == "auto":  # float32 on a CPU, half precision elsewhere
-        kept["dtype"] = f"auto on {pick_device(loading.device).type}"
-    return kept
 
 
 def asked_methods(methods: str) -> list[str]:

@@ -68,7 +68,12 @@ def build(
 
 
 @app.command()
-@functools.partial(with_edit_options, groups=RUN)
+@functools.partial(
+    with_edit_options,
+    groups=RUN,
+    absent={"candidates": f"{PRESETS['paper']['candidates']}, of baselines their own"},
+    without=("seed",),  # each case has its own
+)
 def run(
     *,
     output: Folder = Path("runs/eval"),

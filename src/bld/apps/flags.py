@@ -2,8 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, get_args
 
 import typer
@@ -60,20 +61,26 @@ def kind_of(name: str) -> type:
     return takes if isinstance(takes, type) else str
 
 
-def parameter(name: str, group: str) -> inspect.Parameter:
-    """The option as a typer parameter; None means that the user did not give it."""
+def parameter(name: str, group: str, absent: str = "") -> inspect.Parameter:
+    """The option as a typer parameter; None means that the user did not give it.
+
+    absent: what is taken then, where it is not the option's own default.
+    """
     option = FIELDS[name]
     low, high = option.metadata["low"], option.metadata["high"]
     kind = kind_of(name)
     spelling = flag(name)
     if kind is bool and option.default is not False:
         spelling += "/--no-" + name.replace("_", "-")
-    facts = []
-    if option.default not in (None, False, "") and kind is not bool:
+    told, facts = option.metadata["help"], []
+    if absent:
+        told = told.removesuffix(f"; {option.metadata['absent']}")
+        facts.append(f"default: {absent}")
+    elif option.default not in (None, False, "") and kind is not bool:
         facts.append(f"default {option.default}")
     if kind in (int, float) and name != "seed":
         facts.append(f"{low} to {high}" if high else f"from {low}")
-    help_text = option.metadata["help"] + (f" ({'; '.join(facts)})" if facts else "")
+    help_text = told + (f" ({'; '.join(facts)})" if facts else "")
     annotation = Annotated[
         kind | None,  # type: ignore[valid-type]
         typer.Option(
@@ -137,15 +144,25 @@ RUN = (
 
 
 def with_edit_options(
-    command: Callable[..., Any], groups: tuple[str, ...] = tuple(GROUPS)
+    command: Callable[..., Any],
+    groups: tuple[str, ...] = tuple(GROUPS),
+    *,
+    absent: Mapping[str, str] = MappingProxyType({}),
+    without: tuple[str, ...] = (),
 ) -> Callable[..., Any]:
     """Give a command a flag per field of EditOptions in `groups`; it gets the given ones as `changes`.
 
     One that has a parameter `loading` gets a flag per field of LoadOptions too, and its options; likewise
-    `batch` and BatchOptions.
+    `batch` and BatchOptions. absent: what is taken for options that are not given, where the command has it
+    from elsewhere. without: options that mean nothing to it.
     """
     parameters = inspect.signature(command).parameters
-    edits = [parameter(name, group) for group in groups for name in GROUPS[group]]
+    edits = [
+        parameter(name, group, absent.get(name, ""))
+        for group in groups
+        for name in GROUPS[group]
+        if name not in without
+    ]
     loads = [loading_parameter(name) for name in LOADING] if "loading" in parameters else []
     batches = [batch_parameter(name) for name in BATCH] if "batch" in parameters else []
     own = [p for p in parameters.values() if p.name not in ("changes", "loading", "batch")]

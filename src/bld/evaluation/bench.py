@@ -152,18 +152,24 @@ def rows(folder: Path, kind: str) -> Rows:
     return found
 
 
+def judged(folder: Path) -> Rows:
+    """The rows of the cases that every system has, so that all are judged on the same ones."""
+    found = rows(folder, "case")
+    shared = set.intersection(*({row["case"] for row in some} for some in found.values())) if found else set()
+    return {name: [row for row in some if row["case"] in shared] for name, some in found.items()}
+
+
 def summary(folder: Path) -> list[dict[str, Any]]:
     """One entry a system: medians of the costs with the least and the most seconds, means of quality.
 
-    Only cases that every system has are counted, so that all are judged on the same ones. The batch is
-    the candidates that were finished: of a preset that drops some, those that its ranker kept. Of the
-    background and the seam the first candidate counts, the one that was reconstructed.
+    Quality is that of the cases that every system has. The batch is the candidates that were finished: of
+    a preset that drops some, those that its ranker kept. Of the background and the seam the first candidate
+    counts, the one that was reconstructed.
     """
-    timed, judged = rows(folder, "time"), rows(folder, "case")
-    shared = set.intersection(*({r["case"] for r in found} for found in judged.values())) if judged else set()
+    timed, quality = rows(folder, "time"), judged(folder)
     return [
-        _timed(name, timed.get(name, [])) | _judged([r for r in judged.get(name, []) if r["case"] in shared])
-        for name in dict.fromkeys([*timed, *judged])
+        _timed(name, timed.get(name, [])) | _judged(quality.get(name, []))
+        for name in dict.fromkeys([*timed, *quality])
     ]
 
 

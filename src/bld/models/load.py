@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ BUNDLED_NAMES = ("mini",)
 
 # Files of a hub repository that tell how a model is built, and its tokenizers: all that a single file lacks.
 CONFIGURATION = ("*.json", "*.txt", "*.model")
+
+# Of LoadOptions what says where a model is, and not what it gives.
+PLACE = ("device", "offload", "allow_pickle")
 
 SECOND_COPIES = ("*.fp16.*", "*non_ema*")  # of the weights
 
@@ -211,6 +215,14 @@ def pick_device(device: str) -> torch.device:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise InvalidInput(f"--device {device}: not usable here ({reason}); try --device cpu") from error
     return found
+
+
+def lasting(loading: LoadOptions) -> dict[str, Any]:
+    """Of how a model is loaded, what its pictures depend on."""
+    kept = {name: value for name, value in asdict(loading).items() if name not in PLACE}
+    if loading.dtype == "auto":  # float32 on a CPU, half precision elsewhere
+        kept["dtype"] = f"auto on {pick_device(loading.device).type}"
+    return kept
 
 
 def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:

@@ -93,6 +93,24 @@ def once(folder: Path, fill: Callable[[Path], Any]) -> None:
                 fill(fresh)
 
 
+@contextmanager
+def alone(folder: Path, part: str) -> Iterator[None]:
+    """Keep a part of a folder from being trained by another process meanwhile; the lock ends with this one.
+
+    Raises InvalidInput where another one has it.
+    """
+    import fcntl  # which Windows has not
+
+    with (folder / f".{part}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInput(
+                f"{folder}: another bld train is at work on its {part}; wait for it, or choose another folder"
+            ) from error
+        yield
+
+
 def half_precision() -> torch.autocast:
     """bfloat16 where it is safe, on the device that the training runs on, if that computes in it itself."""
     device = torch.get_default_device()
@@ -229,6 +247,7 @@ class Run:
             self.averages[key].weights = state["averages"][key]
         self.optimizer.load_state_dict(state["optimizer"])
         if self.keeps_books:
+            self._cut_log()
             self.generator.set_state(state["generator"].cpu())
         else:  # draws that it has not made yet
             self.generator.manual_seed(self.generator.initial_seed() + self.done)
@@ -301,6 +320,14 @@ class Run:
                 [self.done, f"{mean:.6f}", f"{factor * self.learning_rate:.2e}", f"{seconds:.0f}"]
             )
         log_.info("%s: %d of %d samples, loss %.4f", self.name, self.done, self.samples, mean)
+
+    def _cut_log(self) -> None:
+        """Drop what was logged after the checkpoint: it is done, and logged, again."""
+        path = self.folder / f"{self.name}.csv"
+        if path.exists():
+            names, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+            kept = [one for one in lines if one.endswith(b"\n") and int(one.partition(b",")[0]) <= self.done]
+            path.write_bytes(names + b"".join(kept))
 
     def averaged(self, key: str) -> nn.Module:
         """The module with its averaged weights put in place (training weights are overwritten)."""

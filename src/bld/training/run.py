@@ -28,7 +28,7 @@ from bld.training.data import (
 )
 from bld.training.export import export, export_baselines
 from bld.training.limits import Limits
-from bld.training.loop import OutOfTime, join_group, leave_group, once
+from bld.training.loop import OutOfTime, alone, join_group, leave_group, once
 from bld.training.recipes import RECIPES, Recipe
 from bld.training.vocabulary import Name, vocabulary
 
@@ -224,7 +224,8 @@ class Training:
             # CPU that is so anyway, and the context would slow every call down.
             elsewhere = name in MADE and self.device.type != "cpu"
             torch.backends.cudnn.benchmark = elsewhere  # every batch of a part has the same size
-            with self.device if elsewhere else nullcontext():
+            lock = alone(self.folder, name) if name in MADE and first else nullcontext()
+            with lock, self.device if elsewhere else nullcontext():
                 getattr(self, name.replace("-", "_"))()
 
 

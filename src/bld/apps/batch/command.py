@@ -108,4 +108,4 @@ def _workers(loading: LoadOptions) -> int:
     return len(devices)
 
 
-app.command(name="batch")(with_edit_options(_batch))
+app.command(name="batch")(with_edit_options(_batch, absent={"seed": "made from each row's id"}))

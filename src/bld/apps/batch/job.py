@@ -1,6 +1,5 @@
 """A batch from its manifest to its index: check, plan, run, record; and go on where it stopped."""
 
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -24,7 +23,6 @@ from bld.options import BatchOptions
 
 TEXTS = 2000  # that a worker reads at a time
 CLAIM, FACTS = "job", "facts.json"  # the folder, and the file in it, that say whose a folder is
-RESULT = ("dtype", "vae", "lora", "textual_inversion", "compile")  # of loading, what results depend on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +45,14 @@ class Job:
         """Of this part of the job."""
         return self.output / f"index{shard_suffix(self.batch)}.parquet"
 
-    def facts(self, revisions: dict[str, str | None]) -> dict[str, Any]:
+    def facts(self, reading: Reading) -> dict[str, Any]:
         """What decides the results: a run that goes on must have the same."""
-        loading = dataclasses.asdict(self.work.loading)
         return {
             "manifest": digest(self.manifest),
             "model": self.work.model,
             "ranker": self.work.ranker,
-            "weights": revisions,
-            "loading": {key: loading[key] for key in RESULT},
+            "weights": reading.revisions,
+            "loading": reading.loading,
             "options": dict(self.common),
             "threads": self.work.threads,
         }
@@ -91,7 +88,8 @@ def shard_suffix(batch: BatchOptions) -> str:
 def check(job: Job, pool: Pool) -> Tally:
     """Check the manifest as `run` does, and write nothing."""
     rows, unread = read(job.manifest)
-    refused, _ = _refusals(job, pool, rows, unread)
+    refused = [*unread, *_refusals(job, pool, rows)[0]]
+    _refuse_unfit(job, rows, unread, refused)
     return Tally(0, 0, len(refused), len(rows) + len(unread) - len(refused))
 
 
@@ -103,38 +101,44 @@ def run(job: Job, pool: Pool, *, quiet: bool = False) -> Tally:
     """
     arrow()  # or it says what to install, before the work and not after it
     rows, unread = read(job.manifest)
+    mine = share(units(rows, job.common), *part(job.batch.shard))
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(job.ledger)) if job.ledger.exists() else None
-        if ledger and ledger.begun():
-            (reading,) = _readings(pool, [()])
-            take_folder(job, job.facts(reading.revisions))
+        begun = ledger is not None and ledger.begun()
+        if ledger and begun:
+            again = ledger.numbers("invalid") if job.batch.retry_failed else set()
+            refused, reading = _refusals(job, pool, [row for row in rows if row.number in again])
         else:
-            refused, revisions = _refusals(job, pool, rows, unread)
-            take_folder(job, job.facts(revisions))
-            ledger = ledger or stack.enter_context(Ledger(job.ledger))
+            refused, reading = _refusals(job, pool, rows)
+            _refuse_unfit(job, rows, unread, [*unread, *refused])
+        take_folder(job, job.facts(reading))
+        ledger = ledger or stack.enter_context(Ledger(job.ledger))
+        if not begun:
             ledger.begin(map(_invalid, refused))
-        return _go_on(job, pool, ledger, rows, unread, quiet)
+        elif job.batch.retry_failed:
+            ledger.try_again(map(_invalid, refused))
+        return _go_on(job, pool, ledger, mine, unread, quiet)
 
 
-def _refusals(
-    job: Job, pool: Pool, rows: Sequence[Row], unread: Sequence[Refusal]
-) -> tuple[list[Refusal], dict[str, str | None]]:
-    """All rows that cannot be edited, and the weights' revisions. Raises Unfit unless they are skipped."""
+def _refusals(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refusal], Reading]:
+    """Which of these rows cannot be edited, and what the others' results depend on."""
     with ThreadPoolExecutor(1) as beside:  # a worker reads the prompts while the files are looked at
         prompts = beside.submit(_check_prompts, job, pool, rows)
         refused = {refusal.number: refusal for refusal in check_files(rows, job.common, job.work.files)}
-        found, revisions = prompts.result()
+        found, reading = prompts.result()
     unmatched = {refusal.number: refusal for refusal in check_options(rows, job.common)}
     refused = {**{refusal.number: refusal for refusal in found}, **refused, **unmatched}
-    every = sorted([*unread, *refused.values()], key=lambda refusal: refusal.number)
-    if every and not job.batch.skip_invalid:
-        raise Unfit(job, len(rows) + len(unread), every)
-    if len(every) == len(rows) + len(unread):
-        raise Unfit(job, len(every), every)  # nothing is left to go on with
-    return every, revisions
+    return list(refused.values()), reading
 
 
-def _check_prompts(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refusal], dict[str, str | None]]:
+def _refuse_unfit(job: Job, rows: Sequence[Row], unread: Sequence[Refusal], every: Sequence[Refusal]) -> None:
+    """Raise Unfit for rows that cannot be edited, unless they are skipped and others are left."""
+    count = len(rows) + len(unread)
+    if every and (not job.batch.skip_invalid or len(every) == count):
+        raise Unfit(job, count, sorted(every, key=lambda refusal: refusal.number))
+
+
+def _check_prompts(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refusal], Reading]:
     def texts(row: Row) -> list[Text]:
         if row.value("truncate_prompt", job.common):
             return []
@@ -145,13 +149,12 @@ def _check_prompts(job: Job, pool: Pool, rows: Sequence[Row]) -> tuple[list[Refu
     refused: dict[Text, str] = {}
     for reading in _readings(pool, some):
         refused |= reading.refused
-        revisions = reading.revisions
     refusals = []
     for row in rows if refused else ():
         reason = next((refused[text] for text in texts(row) if text in refused), None)
         if reason:
             refusals.append(Refusal(row.number, row.line, row.id, reason))
-    return refusals, revisions
+    return refusals, reading
 
 
 def _readings(pool: Pool, texts: Sequence[Sequence[Text]]) -> Iterator[Reading]:
@@ -207,15 +210,16 @@ def _invalid(refusal: Refusal) -> Outcome:
 
 
 def _go_on(
-    job: Job, pool: Pool, ledger: Ledger, rows: Sequence[Row], unread: Sequence[Refusal], quiet: bool
+    job: Job, pool: Pool, ledger: Ledger, mine: Sequence[Unit], unread: Sequence[Refusal], quiet: bool
 ) -> Tally:
-    """Run what is left of this part, and write its index."""
-    if job.batch.retry_failed:
-        ledger.forget("failed")
-    i, n = part(job.batch.shard)
+    """Run what is left of this part, and write its index. mine: its share of the plan.
+
+    Rows that cannot be edited have their places in the plan, which is thus the same in every part,
+    whatever each could reach.
+    """
     invalid = ledger.numbers("invalid")
-    every = units([row for row in rows if row.number not in invalid], job.common)
-    todo = left(share(every, i, n), ledger.numbers(), job.batch.limit)
+    fit = [tuple(row for row in unit if row.number not in invalid) for unit in mine]
+    todo = left([unit for unit in fit if unit], ledger.numbers(), job.batch.limit)
     shutil.rmtree(job.work.stage, ignore_errors=True)  # what an earlier run was killed over
     (job.output / EDITS).mkdir(exist_ok=True)
     sync(job.output)
@@ -227,13 +231,13 @@ def _go_on(
             failed += sum(outcome.status == "failed" for outcome in outcomes)
             progress(done, failed)
     shutil.rmtree(job.work.stage, ignore_errors=True)
-    mine = [row for unit in share(every, i, n) for row in unit]
-    if i == 1:  # those that no part edits are in the first
-        mine += [row for row in rows if row.number in invalid]
+    rows = [row for unit in mine for row in unit]
+    if part(job.batch.shard)[0] > 1:
+        unread = ()  # no part edits them: they are in the first one's
     found = {outcome.number: outcome for outcome in ledger.outcomes()}
-    write_index(job.index, mine, unread if i == 1 else (), found)
-    stand = Counter(found[row.number].status if row.number in found else "pending" for row in mine)
-    return Tally(stand["done"], stand["failed"], stand["invalid"] + len(unread) * (i == 1), stand["pending"])
+    write_index(job.index, rows, unread, found)
+    stand = Counter(found[row.number].status if row.number in found else "pending" for row in rows)
+    return Tally(stand["done"], stand["failed"], stand["invalid"] + len(unread), stand["pending"])
 
 
 def edited(pool: Pool, todo: Iterable[Unit], retries: int) -> Iterator[list[Outcome]]:

@@ -91,10 +91,11 @@ class Ledger:
         with self._transaction():
             self._insert(outcomes)
 
-    def forget(self, status: Status) -> None:
-        """Take back what is kept of rows of a status."""
+    def try_again(self, invalid: Iterable[Outcome]) -> None:
+        """Take back what failed or could not be edited; keep the rows that still cannot be."""
         with self._transaction():
-            self._db.execute("DELETE FROM rows WHERE status = ?", (status,))
+            self._db.execute("DELETE FROM rows WHERE status IN ('failed', 'invalid')")
+            self._insert(invalid)
 
     def numbers(self, *statuses: Status) -> set[int]:
         """The numbers of the rows that are of one of these statuses; of all that it knows without any."""

@@ -209,7 +209,7 @@ def _jsonl(manifest: Path) -> Iterator[tuple[int, Values | InvalidInput]]:
                 if not isinstance(values, dict):
                     raise ValueError("expected an object, {...}")
                 yield line, values
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield line, InvalidInput(f"not a line of JSON ({error})")
 
 

@@ -12,8 +12,9 @@ from bld.options import FIELDS
 # What each row of a batch may have for itself; in every other option the rows of a unit agree.
 OWN = {
     "candidates", "seed", "truncate_prompt", "mask_mode", "invert_mask", "resize_mask", "soft_mask", "shrink",
-    "context", "context_pixels", "max_pixels", "rank_by", "reconstruct", "feather", "tune_candidates",
-    "tune_steps", "tune_lr", "tune_weight", "tune_loss", "tune_psnr", "tune_foreground",
+    "context", "context_pixels", "max_pixels", "rank_by", "reconstruct", "exact", "feather", "tuner",
+    "tune_candidates", "tune_blocks", "tune_steps", "tune_lr", "tune_weight", "tune_loss", "tune_psnr",
+    "tune_foreground",
 }  # fmt: skip
 SHARED = tuple(name for name in FIELDS if name not in OWN)
 

@@ -54,9 +54,12 @@ Text = tuple[str, str]
 
 @dataclass(frozen=True)
 class Reading:
-    """revisions: of the weights. refused: the texts that the model would not read to their ends, and why."""
+    """revisions: of the weights. loading: what results depend on of how the model is loaded. refused: the
+    texts that the model would not read to their ends, and why.
+    """
 
     revisions: dict[str, str | None]
+    loading: dict[str, Any]
     refused: dict[Text, str]
 
 
@@ -71,18 +74,20 @@ class Reader:
         _settle(work.threads)
         from bld.models.load import load_model
 
+        self.work = work
         self.model = load_model(work.model, work.loading, weights=False)
         self.revisions: dict[str, str | None] = {"model": self.model.revision}
 
     def read(self, texts: Sequence[Text]) -> Reading:
-        """Read texts as an edit would, and say which weights these are: results of others differ."""
+        """Read texts as an edit would, and say what results depend on beside the options."""
+        from bld.models.load import lasting
         from bld.task import excess, too_long
 
         refused = {}
         for what, text in texts:
             if cut := excess(self.model, text):
                 refused[what, text] = too_long(self.model, what, cut)
-        return Reading(self.revisions, refused)
+        return Reading(self.revisions, lasting(self.work.loading), refused)
 
 
 class Worker(Reader):

@@ -13,11 +13,11 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bld.apps.body import Limited
 from bld.apps.server.form import Order, read_order
-from bld.apps.server.gate import Guarded, Logged
+from bld.apps.server.gate import Guarded, Hurried, Logged
 from bld.apps.server.openapi import described
 from bld.apps.server.problems import ApiError, answer
 from bld.apps.server.service import Editors, Service
@@ -68,7 +68,7 @@ def served(app: FastAPI) -> ASGIApp:
             guarded, allow_origins=list(settings.cors_origins), allow_methods=["GET", "POST"],
             allow_headers=["*"], expose_headers=READ_BY_CLIENTS,
         )  # fmt: skip
-    return Logged(guarded, service.measures)
+    return Logged(Hurried(guarded, settings.answer_timeout), service.measures)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -130,23 +130,35 @@ async def _edit(service: Service, request: Request) -> Response:
             assert isinstance(done, Finished)  # previews come with a stream alone
             return JSONResponse(_answer(service, order, done, request))
     # The status is that of the first event: until then a refusal is still a refusal.
-    first = await anext(outcomes)
-    return StreamingResponse(_events(order, first, outcomes), media_type="text/event-stream")
+    return Stream(order, await anext(outcomes), outcomes)
+
+
+class Stream(StreamingResponse):
+    """The events of an order, which is over with them, however they end."""
+
+    def __init__(
+        self, order: Order, first: Partial | Finished, rest: AsyncGenerator[Partial | Finished]
+    ) -> None:
+        super().__init__(_events(order, first, rest), media_type="text/event-stream")
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._rest):
+            await super().__call__(scope, receive, send)
 
 
 async def _events(
-    order: Order, first: Partial | Finished, rest: AsyncGenerator[Partial | Finished]
+    order: Order, first: Partial | Finished, rest: AsyncIterator[Partial | Finished]
 ) -> AsyncIterator[str]:
     """Server-sent events in OpenAI's names; one `completed` for each picture, the best first."""
-    async with aclosing(rest):
-        try:
-            for event in _messages(order, first):
+    try:
+        for event in _messages(order, first):
+            yield event
+        async for outcome in rest:
+            for event in _messages(order, outcome):
                 yield event
-            async for outcome in rest:
-                for event in _messages(order, outcome):
-                    yield event
-        except ApiError as error:
-            yield _event("error", {"type": "error", **error.body()})
+    except ApiError as error:
+        yield _event("error", {"type": "error", **error.body()})
 
 
 def _messages(order: Order, outcome: Partial | Finished) -> list[str]:

@@ -137,7 +137,7 @@ def _value(name: str, text: Any) -> Any:
             raise _refused(
                 name, f"has {len(value)} characters; expected {longest} at most", "string_above_max_length"
             )
-        if "pattern" in schema and not re.match(schema["pattern"], value):
+        if "pattern" in schema and not re.fullmatch(schema["pattern"], value):
             raise _refused(name, f"is {short(value)}; expected auto or WIDTHxHEIGHT, such as 1024x768")
     if "enum" in schema and value not in schema["enum"]:
         raise _refused(name, f"is {short(text)}; expected one of {', '.join(schema['enum'])}")

@@ -1,5 +1,6 @@
 """What every request passes: an id, the log, and the key."""
 
+import asyncio
 import hmac
 import json
 import logging
@@ -66,6 +67,28 @@ class Logged:
             path = OPEN + "..." if scope["path"].startswith(OPEN) else scope["path"]
             facts: dict[str, Any] = {"method": scope["method"], "path": path, "status": status}
             log.info("request", extra={"request_id": id, "seconds": round(seconds, 4), **facts})
+
+
+class Hurried:
+    """Ends an answer of which a client does not take a message within `seconds`: it would wait for ever."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self.app, self.seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as limit:
+
+                async def taken(message: Message) -> None:
+                    limit.reschedule(loop.time() + self.seconds)
+                    await send(message)
+                    limit.reschedule(None)
+
+                await self.app(scope, receive, taken)
+        except TimeoutError:
+            if not limit.expired():
+                raise
 
 
 class Guarded:

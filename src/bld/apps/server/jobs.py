@@ -31,7 +31,7 @@ class Job(Generic[Resource]):
 
     work: called in a worker's thread with the worker's resource; should call `check` often. tell: is given
     what work returns, or the exception that it raised; called once, in the worker's thread. client: whose
-    it is: clients take turns. id: of its request, for the log.
+    it is: clients take turns, and the users of each within its turns. id: of its request, for the log.
     """
 
     def __init__(
@@ -40,9 +40,10 @@ class Job(Generic[Resource]):
         tell: Callable[[Any], None],
         *,
         client: str,
+        user: str = "",
         id: str,
     ) -> None:
-        self.work, self.tell, self.client, self.id = work, tell, client, id
+        self.work, self.tell, self.client, self.user, self.id = work, tell, client, user, id
         self.accepted = time.monotonic()
         self.started: float | None = None
         self._cancelled = threading.Event()
@@ -62,7 +63,8 @@ class Jobs(Generic[Resource]):
 
     def __init__(self, resources: Sequence[Resource], limit: int) -> None:
         self.limit, self.running = limit, 0
-        self._waiting: OrderedDict[str, deque[Job[Resource]]] = OrderedDict()  # by client, next turn first
+        # By client, and of each by user; whose turn is next comes first.
+        self._waiting: OrderedDict[str, OrderedDict[str, deque[Job[Resource]]]] = OrderedDict()
         self._changed = threading.Condition()
         self._closed = False
         self._seconds = 1.0  # that a job takes: a running mean
@@ -73,7 +75,7 @@ class Jobs(Generic[Resource]):
     @property
     def waiting(self) -> int:
         """How many jobs wait."""
-        return sum(map(len, self._waiting.values()))
+        return sum(len(turn) for users in self._waiting.values() for turn in users.values())
 
     def submit(self, job: Job[Resource]) -> None:
         """Accept a job. Raises Full or Closed if it is not."""
@@ -84,17 +86,21 @@ class Jobs(Generic[Resource]):
             if self.waiting >= self.limit + idle:
                 ahead = (self.waiting + self.running) / len(self._workers)
                 raise Full(max(1, math.ceil(self._seconds * ahead)))
-            self._waiting.setdefault(job.client, deque()).append(job)
+            users = self._waiting.setdefault(job.client, OrderedDict())
+            users.setdefault(job.user, deque()).append(job)
             self._changed.notify_all()
 
     def cancel(self, job: Job[Resource]) -> None:
         """Stop a job within a step, or take it out of the queue if it has not begun."""
         job.cancel()
         with self._changed:
-            turn = self._waiting.get(job.client)
+            users = self._waiting.get(job.client, OrderedDict())
+            turn = users.get(job.user)
             if turn and job in turn:
                 turn.remove(job)
                 if not turn:
+                    del users[job.user]
+                if not users:
                     del self._waiting[job.client]
                 self._changed.notify_all()
 
@@ -115,15 +121,18 @@ class Jobs(Generic[Resource]):
             return not self._waiting and not self.running
 
     def _next(self) -> Job[Resource] | None:
-        """The first job of the client whose turn it is; None once all is done and nothing more can come."""
+        """The first job of the client and user whose turn it is; None once all is done and none can come."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if not self._waiting:
                 return None
-            client, turn = self._waiting.popitem(last=False)
+            client, users = self._waiting.popitem(last=False)
+            user, turn = users.popitem(last=False)
             job = turn.popleft()
             if turn:
-                self._waiting[client] = turn  # behind the others
+                users[user] = turn  # behind the others
+            if users:
+                self._waiting[client] = users
             self.running += 1
             return job
 

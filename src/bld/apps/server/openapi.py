@@ -36,7 +36,7 @@ IMAGES = {
                     "url": _TEXT,
                     "seed": _INTEGER,
                     "score": {"type": ["number", "null"]},
-                    "background_max_error": {"type": "number"},
+                    "background_max_error": {"type": ["number", "null"]},
                 },
             },
         },

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import math
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from types import FrameType
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from bld.apps.progress import quiet_libraries
 from bld.apps.server.app import create_app, served
@@ -26,9 +28,15 @@ from bld.options import LoadOptions
 class Server(uvicorn.Server):
     """Drains on the first signal, while health, metrics and results are still served; stops on the second."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self.service, self._draining, self.interrupted = service, False, False
+    def __init__(self, app: FastAPI) -> None:
+        self.service: Service = app.state.service
+        super().__init__(
+            uvicorn.Config(
+                served(app), log_config=None, access_log=False, server_header=False,
+                timeout_graceful_shutdown=math.ceil(self.service.settings.answer_timeout),
+            )
+        )  # fmt: skip
+        self._draining, self.interrupted = False, False
         self.servers = []  # until it has started
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -45,6 +53,11 @@ class Server(uvicorn.Server):
         """Leave nobody to wait for; edits end within a step, as those of any client that is gone."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for answers to be taken, and hang up on who takes them too slowly."""
+        await super().shutdown(sockets)
+        self._hang_up()
 
     def _drain(self) -> None:
         """Stop once nothing is in work, and no URL waits to be fetched or its time is over."""
@@ -68,12 +81,11 @@ def run(names: Sequence[str], loading: LoadOptions, settings: Settings, *, host:
         editors = [{name: Editor.from_pretrained(name, options=one) for name in names} for one in devices]
         app = create_app(editors, settings)
         _log_as_json()
-        config = uvicorn.Config(served(app), log_config=None, access_log=False, server_header=False)
         listener.listen()
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         typer.echo(f"http://{shown}:{address[1]}")
-        server = Server(config, app.state.service)
+        server = Server(app)
         asyncio.run(server.serve([listener]))
         if server.interrupted:
             raise KeyboardInterrupt

@@ -58,7 +58,8 @@ class Service:
             self.measures.queued.observe(time.monotonic() - job.accepted)
             return perform(order, editors[name], self.measures, check=job.check, tell=tell)
 
-        job = Job(work, tell, client=_client(request, order), id=request.state.request_id)
+        client = _sender(request, self.settings)
+        job = Job(work, tell, client=client, user=order.user, id=request.state.request_id)
         gone = asyncio.ensure_future(_hung_up(request))
         self._unanswered += 1
         try:
@@ -98,10 +99,11 @@ class Service:
         raise ApiError(504, "timeout", f"the edit was not done after {took}; ask for fewer candidates")
 
 
-def _client(request: Request, order: Order) -> str:
-    """Whose turn an order takes: the key's or the address', and within those the user's."""
-    sender = request.headers.get("authorization") or (request.client.host if request.client else "")
-    return f"{sender} {order.user}"
+def _sender(request: Request, settings: Settings) -> str:
+    """Whose turn an order takes: the key's, or the address' where keys are not looked at."""
+    if settings.api_keys:
+        return request.headers.get("authorization", "").partition(" ")[2].strip()
+    return request.client.host if request.client else ""
 
 
 async def _hung_up(request: Request) -> None:

@@ -14,16 +14,18 @@ class Settings:
     """Raises InvalidInput for a key that no request can send, and for an origin that no browser does.
 
     queue: edits that may wait. timeout: seconds from a request's arrival to its answer. max_body: bytes
-    of a request, which must be there within upload_timeout seconds. max_pixels: of a picture.
-    url_lifetime: seconds that the URL of a result is good for. drain: seconds that those are still served
-    for after a SIGTERM. api_keys: empty lets everyone in. aliases: other names of the models. links: whether
-    results may be asked for as URLs.
+    of a request, which must be there within upload_timeout seconds. answer_timeout: seconds that a client
+    may take for each event of a stream, and for what is left of its answer after a SIGTERM. max_pixels: of
+    a picture. url_lifetime: seconds that the URL of a result is good for. drain: seconds that those are
+    still served for after a SIGTERM. api_keys: empty lets everyone in. aliases: other names of the models.
+    links: whether results may be asked for as URLs.
     """
 
     queue: int = 16
     timeout: float = 600
     max_body: int = 64 * 2**20
     upload_timeout: float = 60
+    answer_timeout: float = 60
     max_pixels: int = EditOptions().max_pixels
     url_lifetime: float = 3600
     drain: float = 10

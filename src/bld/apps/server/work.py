@@ -23,12 +23,15 @@ MAX_DRIFT = 1.0  # px, by which rounding may move a side of an asked size
 
 @dataclass(frozen=True)
 class Picture:
-    """One returned picture, with what a client may want to know of it."""
+    """One returned picture, with what a client may want to know of it.
+
+    background_max_error: None for a file that cannot keep the photograph's pixels.
+    """
 
     content: bytes
     seed: int
     score: float | None
-    background_max_error: float
+    background_max_error: float | None
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,18 @@ def _finished(order: Order, result: EditResult) -> Finished:
     """The best pictures of an edit, in the files that were asked for."""
     chosen = result.candidates[: order.n]
     photographs = [_visible(candidate.photograph, result.mask) for candidate in chosen]
+    size = order.size or photographs[0].size
+    scaled = size != photographs[0].size
+    kept = order.output_format == "png" and not scaled
     pictures = tuple(
-        Picture(_encoded(shown, order), c.seed, c.score, c.fidelity.max_error)
+        Picture(_encoded(shown, order), c.seed, c.score, c.fidelity.max_error if kept else None)
         for shown, c in zip(photographs, chosen, strict=True)
     )
     transparent = photographs[0].alpha is not None and order.background != "opaque"
-    size = order.size or photographs[0].size
-    scaled = size != photographs[0].size
     notes = [note for note in result.notes if note != HIDDEN]
     if scaled:
         notes.append(f"result scaled to {size[1]}x{size[0]}")
-    if photographs[0].pixels.dtype == np.uint16 and (scaled or order.output_format != "png"):
+    if photographs[0].pixels.dtype == np.uint16 and not kept:
         notes.append("16 bits written as 8")
     return Finished(pictures, size, transparent, (*order.notes, *notes))
 

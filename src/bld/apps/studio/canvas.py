@@ -90,7 +90,7 @@ def read_painting(sent: str | None, size: Size) -> Painting:
         parts = json.loads(sent or "")
         base = int(parts["base"])
         mask, colours = (_layer(parts[name], at) for name in ("mask", "colours"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput("the canvas sent no painting: load the page again") from error
     return Painting(base, np.zeros(at, np.uint8) if mask is None else mask[..., 3], colours)
 
