@@ -183,6 +183,7 @@ class Editor:
         options: EditOptions | None = None,
         progress: Progress | None = None,
         preview: Callable[[Preview], None] | None = None,
+        best: int | None = None,
         **changes: Any,
     ) -> EditResult:
         """Edit `image` (path, PIL image or array h w 3) where `mask` is white, as `prompt` says.
@@ -192,15 +193,18 @@ class Editor:
         inverted or cut unless an option says so, and what was converted is in the result's notes.
 
         progress and preview are called as it goes on; an exception that either raises ends the edit within
-        a step.
+        a step. best: how many of the candidates, from the first on, are finished and given back; all if left
+        out.
         """
+        if best is not None and best < 1:
+            raise InvalidInput(f"best is {best}; expected 1 or more candidates to give back")
         task = check(self.model, image, mask, prompt, either(EditOptions, options, changes))
         stages = Stages(progress)
         with stages.stage("encode", 1) as done:
             z_init = self._encoded(task.x())
             done(1)
         latents, dropped = self._blend(task, z_init, stages, preview)
-        return self._finish(task, latents, stages, self.ranker, dropped)
+        return self._finish(task, latents, stages, self.ranker, dropped, best)
 
     @enough_memory()
     def edit_together(self, tasks: Sequence[Task]) -> list[EditResult]:
@@ -258,8 +262,9 @@ class Editor:
         stages: Stages,
         ranker: Ranker | None,
         dropped: tuple[Dropped, ...] = (),
+        best: int | None = None,
     ) -> EditResult:
-        """Decode every candidate that was finished, rank them and reconstruct their backgrounds."""
+        """Decode every candidate that was denoised, rank them and reconstruct the best ones' backgrounds."""
         with stages.stage("decode", 1 + len(latents.seeds)) as done:
             decoded = []
             for number, z in enumerate([latents.z_init[0], *latents.z_0]):
@@ -273,6 +278,8 @@ class Editor:
                 latents, decoded = latents.of(ranking.order), [decoded[i] for i in ranking.order]
                 scores = tuple(ranking.scores[i] for i in ranking.order)
                 done(1)
+        told = self._told(task.options, len(decoded), len(dropped))
+        decoded, scores, latents = decoded[:best], scores[:best], latents.of(range(len(decoded))[:best])
         ways = self._ways(task.options, len(decoded))
         candidates, before = [], 0
         with stages.stage("reconstruct", sum(length(way, task.options) for way in ways)) as done:
@@ -298,7 +305,7 @@ class Editor:
             round_trip=reconstruct("none", self._scene(task, round_trip, latents.z_init)),
             latents=latents,
             dropped=dropped,
-            notes=(*task.notes, *self._told(task.options, len(decoded), len(dropped))),
+            notes=(*task.notes, *told),
             seconds=stages.seconds,
         )
 

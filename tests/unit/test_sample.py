@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bld import Editor, EditResult
 from bld.apps.record import Inputs, record
+from bld.errors import InvalidInput
 from bld.evaluation.meter import denoiser, metered
 from bld.masks import FloatArray
 from bld.options import PRESETS, EditOptions, LoadOptions, preset
@@ -111,6 +112,22 @@ def test_whoever_was_dropped_scored_less_and_is_told() -> None:
     facts = record(result, Inputs(__file__, __file__, LoadOptions(), "reddest"))
     assert [one["seed"] for one in facts["dropped"]] == [d.seed for d in result.dropped]
     assert facts["request"]["candidates"] == 8
+
+
+def test_the_best_alone_are_reconstructed_where_no_more_are_wanted() -> None:
+    stages = set[tuple[str, int]]()
+    whole = edit(Editor(GaussianModel(), Reddest()), candidates=5)
+    some = edit(
+        Editor(GaussianModel(), Reddest()), candidates=5, best=2,
+        progress=lambda stage, done, total: stages.add((stage, total)),
+    )  # fmt: skip
+    assert {total for stage, total in stages if stage == "reconstruct"} == {2}
+    assert some.latents.seeds == whole.latents.seeds[:2]
+    for one, other in zip(some.candidates, whole.candidates[:2], strict=True):
+        assert (one.seed, one.score) == (other.seed, other.score)
+        np.testing.assert_array_equal(one.photograph.pixels, other.photograph.pixels)
+    with pytest.raises(InvalidInput, match="best is 0"):
+        edit(Editor(GaussianModel()), best=0)
 
 
 def test_without_a_ranker_all_are_finished() -> None:

@@ -89,6 +89,7 @@ def perform(
         options=order.options,
         progress=progress,
         preview=preview if order.partial_images else None,
+        best=order.n,
     )
     for stage, seconds in result.seconds.items():
         measures.stages.labels(stage).observe(seconds)
@@ -96,15 +97,14 @@ def perform(
 
 
 def _finished(order: Order, result: EditResult) -> Finished:
-    """The best pictures of an edit, in the files that were asked for."""
-    chosen = result.candidates[: order.n]
-    photographs = [_visible(candidate.photograph, result.mask) for candidate in chosen]
+    """The pictures of an edit, in the files that were asked for."""
+    photographs = [_visible(candidate.photograph, result.mask) for candidate in result.candidates]
     size = order.size or photographs[0].size
     scaled = size != photographs[0].size
     kept = order.output_format == "png" and not scaled
     pictures = tuple(
         Picture(_encoded(shown, order), c.seed, c.score, c.fidelity.max_error if kept else None)
-        for shown, c in zip(photographs, chosen, strict=True)
+        for shown, c in zip(photographs, result.candidates, strict=True)
     )
     transparent = photographs[0].alpha is not None and order.background != "opaque"
     notes = [note for note in result.notes if note != HIDDEN]
